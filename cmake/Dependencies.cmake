@@ -1,0 +1,66 @@
+# Third-party libraries: the distribution's packages, and LibTorch from its pinned wheel.
+find_package(Threads REQUIRED)
+find_package(Protobuf REQUIRED)
+find_package(absl CONFIG REQUIRED)
+find_package(gRPC CONFIG QUIET)
+find_package(PkgConfig REQUIRED)
+if(NOT gRPC_FOUND)
+  pkg_check_modules(GRPCPP REQUIRED IMPORTED_TARGET grpc++)
+  add_library(gRPC::grpc++ INTERFACE IMPORTED)
+  target_link_libraries(gRPC::grpc++ INTERFACE PkgConfig::GRPCPP)
+  find_library(GRPCPP_REFLECTION_LIBRARY grpc++_reflection REQUIRED)
+  add_library(gRPC::grpc++_reflection INTERFACE IMPORTED)
+  target_link_libraries(gRPC::grpc++_reflection INTERFACE
+    -Wl,--no-as-needed ${GRPCPP_REFLECTION_LIBRARY} -Wl,--as-needed)
+endif()
+find_program(GRPC_CPP_PLUGIN grpc_cpp_plugin REQUIRED)
+find_package(prometheus-cpp CONFIG REQUIRED)
+find_package(SQLite3 REQUIRED)
+find_package(spdlog CONFIG REQUIRED)
+find_package(yaml-cpp CONFIG REQUIRED)
+pkg_check_modules(XXHASH REQUIRED IMPORTED_TARGET libxxhash)
+pkg_check_modules(ZSTD REQUIRED IMPORTED_TARGET libzstd)
+if(MINDFORGE_TESTS)
+  find_package(GTest CONFIG REQUIRED)
+  include(GoogleTest)
+endif()
+
+set(MINDFORGE_LIBTORCH "${CMAKE_SOURCE_DIR}/.deps/libtorch" CACHE PATH
+    "LibTorch: lib/ and include/ of the pinned wheel (cmake/fetch_libtorch.sh)")
+if(NOT EXISTS "${MINDFORGE_LIBTORCH}/lib/libtorch_cpu.so")
+  message(FATAL_ERROR "LibTorch is not in ${MINDFORGE_LIBTORCH}. Run cmake/fetch_libtorch.sh"
+                      " (with --cuda for the cuda preset), or set MINDFORGE_LIBTORCH.")
+endif()
+
+# Target `libtorch`. The wheel's include/ also holds an older google/protobuf and a newer fmt, so it
+# goes behind the system's headers (-idirafter).
+add_library(libtorch INTERFACE)
+target_compile_options(libtorch INTERFACE
+  "SHELL:-idirafter ${MINDFORGE_LIBTORCH}/include"
+  "SHELL:-idirafter ${MINDFORGE_LIBTORCH}/include/torch/csrc/api/include"
+  $<$<COMPILE_LANGUAGE:CXX>:-Wno-deprecated-declarations>)
+target_compile_definitions(libtorch INTERFACE USE_C10D_GLOO USE_DISTRIBUTED)
+target_link_directories(libtorch INTERFACE "${MINDFORGE_LIBTORCH}/lib")
+target_link_libraries(libtorch INTERFACE
+  -Wl,--no-as-needed torch_cpu c10 -Wl,--as-needed
+  -Wl,--allow-shlib-undefined "-Wl,-rpath,${MINDFORGE_LIBTORCH}/lib" Threads::Threads)
+
+if(MINDFORGE_CUDA)
+  enable_language(CUDA)
+  set(CMAKE_CUDA_STANDARD 20)
+  if(NOT DEFINED CMAKE_CUDA_ARCHITECTURES OR CMAKE_CUDA_ARCHITECTURES STREQUAL "52")
+    set(CMAKE_CUDA_ARCHITECTURES 80-real 90-real 90-virtual)
+  endif()
+  find_package(CUDAToolkit 13.0 REQUIRED)
+  if(NOT EXISTS "${MINDFORGE_LIBTORCH}/lib/libtorch_cuda.so")
+    message(FATAL_ERROR "The LibTorch in ${MINDFORGE_LIBTORCH} has no CUDA part. Run"
+                        " cmake/fetch_libtorch.sh --cuda.")
+  endif()
+  find_path(MINDFORGE_NCCL_INCLUDE nccl.h
+    HINTS "${MINDFORGE_LIBTORCH}/include" ${CUDAToolkit_INCLUDE_DIRS} REQUIRED)
+  target_compile_definitions(libtorch INTERFACE USE_C10D_NCCL MINDFORGE_CUDA)
+  target_compile_options(libtorch INTERFACE "SHELL:-idirafter ${MINDFORGE_NCCL_INCLUDE}")
+  target_include_directories(libtorch SYSTEM INTERFACE ${CUDAToolkit_INCLUDE_DIRS})
+  target_link_libraries(libtorch INTERFACE
+    -Wl,--no-as-needed torch_cuda c10_cuda -Wl,--as-needed CUDA::cudart)
+endif()
