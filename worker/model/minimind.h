@@ -1,0 +1,119 @@
+// A dense MiniMind on one device, for training: parameters in one flat float32 buffer, a
+// hand-written forward and backward that fills one flat float32 gradient. It does not know files,
+// optimizers, microbatch order or other ranks. The surprising choice: no autograd engine. What
+// runs, in which order and into which buffer is all in this room, so a step allocates nothing after
+// the first one and gives the same bits for the same inputs and thread count on every run.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+#include <c10/core/Device.h>
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "worker/formats/model_config.h"
+
+namespace mindforge {
+
+// Arithmetic of the matrix products; weights, gradients, norms and losses are float32 in both.
+enum class ComputeDtype { kFloat32, kBfloat16 };
+
+// kFused: tiled attention that never holds all scores. kPlain: scores, float32 softmax, product.
+enum class AttentionPath { kFused, kPlain };
+
+struct MinimindOptions {
+  ComputeDtype compute = ComputeDtype::kFloat32;
+  AttentionPath attention = AttentionPath::kFused;
+};
+
+// Where one parameter lies in the flat buffer.
+struct ParameterView {
+  std::string name;            // reference.md's name
+  std::vector<int64_t> shape;  // [out, in] or [size]
+  int64_t offset = 0;          // in elements
+  int64_t size = 0;
+};
+
+// The parameters of `config` in canonical order: embedding; per layer q, k, v, o, input norm, post
+// norm, gate, up, down; final norm; an untied head last. A tied head has no entry. Projections that
+// are multiplied together lie side by side, so their products are one.
+std::vector<ParameterView> MinimindParameters(const ModelConfig& config);
+
+// Input of one forward and backward. Tensors are contiguous, on the model's device or on the CPU.
+struct Microbatch {
+  at::Tensor input_ids;     // int64 [B, T], 0 <= id < vocab_size
+  at::Tensor targets;       // int64 [B, T], 0 <= id < vocab_size
+  at::Tensor mask;          // uint8 or bool [B, T]; nonzero: the target counts
+  at::Tensor document_ids;  // int32 [B, T], non-decreasing along a row; attention stays inside
+                            // equal ids. Undefined: each row is one document.
+};
+
+// The model. Not thread-safe: one thread uses it at a time. Uses at::get_num_threads() threads on
+// the CPU; errors of LibTorch (out of memory) come out as c10::Error.
+class Minimind {
+ public:
+  // INVALID_ARGUMENT names every field of `config` that cannot be built; UNIMPLEMENTED for MoE,
+  // qk_norm and dropout. Weights are zero until InitializeWeights or a load into flat_parameters().
+  static absl::StatusOr<std::unique_ptr<Minimind>> Create(const ModelConfig& config,
+                                                          c10::Device device,
+                                                          const MinimindOptions& options);
+  virtual ~Minimind() = default;
+
+  Minimind(const Minimind&) = delete;
+  Minimind& operator=(const Minimind&) = delete;
+
+  const ModelConfig& config() const { return config_; }
+  const MinimindOptions& options() const { return options_; }
+  c10::Device device() const { return device_; }
+
+  // PyTorch's default distributions from a counter-based generator keyed by (seed, parameter
+  // index): the same weights on every device. Calls ParametersChanged.
+  void InitializeWeights(uint64_t seed);
+
+  int64_t parameter_count() const { return parameter_count_; }
+  const std::vector<ParameterView>& parameters() const { return parameters_; }
+  // The float32 master weights [P] on the device. Call ParametersChanged after writing to them.
+  const at::Tensor& flat_parameters() const { return flat_parameters_; }
+  // One parameter, a view into flat_parameters(). REQUIRES: `view` is one of parameters().
+  at::Tensor Parameter(const ParameterView& view) const;
+  // The bfloat16 copy [P] that products read, same offsets; undefined when compute is float32. An
+  // optimizer that writes it together with the master weights need not call ParametersChanged.
+  const at::Tensor& compute_parameters() const { return compute_parameters_; }
+  // Re-derives what products read from the master weights; once per change of these.
+  void ParametersChanged();
+
+  // Forward and backward of one microbatch. Writes (does not add) the gradient of the loss into
+  // `gradient`, float32 [P] on the device, and returns the loss as a float32 scalar tensor on the
+  // device: sum of cross entropies of unmasked targets / their number. Without an unmasked target
+  // loss and gradient are zero. On CUDA the call only enqueues; reading the loss waits.
+  // INVALID_ARGUMENT: shapes or dtypes differ from Microbatch's, T > max_position_embeddings, or an
+  // id outside the vocabulary (checked where the ids are on the CPU).
+  virtual absl::StatusOr<at::Tensor> ForwardBackward(const Microbatch& microbatch,
+                                                     const at::Tensor& gradient) = 0;
+
+  // Logits of the last `logits_to_keep` positions (0: all), float32 [B, n, vocab_size], for
+  // evaluation. `padding_mask` uint8 or bool [B, T]: zero blocks a key; undefined: none.
+  virtual absl::StatusOr<at::Tensor> Logits(const at::Tensor& input_ids,
+                                            const at::Tensor& padding_mask = {},
+                                            int64_t logits_to_keep = 0) = 0;
+
+ protected:
+  Minimind(const ModelConfig& config, c10::Device device, const MinimindOptions& options);
+
+  // Weights that products read: compute_parameters() or flat_parameters().
+  at::Tensor ProductWeights(int64_t offset, int64_t rows, int64_t columns) const;
+
+  const ModelConfig config_;
+  const c10::Device device_;
+  const MinimindOptions options_;
+  const std::vector<ParameterView> parameters_;
+  const int64_t parameter_count_;
+  at::Tensor flat_parameters_;
+  at::Tensor compute_parameters_;
+};
+
+}  // namespace mindforge
