@@ -1,0 +1,76 @@
+// A gRPC server as every program of ours runs it: TLS, bearer token, health, reflection, metrics,
+// refusal to be open to the network by accident, and a drain with a deadline.
+#pragma once
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
+#include "common/metrics.h"
+#include "grpcpp/server.h"
+#include "grpcpp/server_builder.h"
+
+namespace mindforge {
+
+inline constexpr int kMaxGrpcMessageBytes = 16 << 20;
+
+// Files in PEM. `cert_file` and `key_file` for serving, `ca_file` to trust others by.
+struct TlsFiles {
+  std::string cert_file;
+  std::string key_file;
+  std::string ca_file;
+};
+
+struct GrpcServerOptions {
+  std::string listen;                    // HOST:PORT; port 0 picks one
+  std::string listen_flag = "--listen";  // what errors call it
+  TlsFiles tls;
+  std::string token_file;  // its content, stripped, is what callers must send as bearer token
+  bool insecure = false;   // allow listening beyond loopback without TLS and token
+  MetricsRegistry* metrics = nullptr;  // borrowed; null: none
+};
+
+// OK unless `options` would open the server beyond loopback without TLS and token; the error says
+// what to set. Start calls it; programs may call it earlier.
+absl::Status CheckServerExposure(const GrpcServerOptions& options);
+
+// The token in a file: one line, at least 16 characters. INVALID_ARGUMENT, NOT_FOUND…
+absl::StatusOr<std::string> ReadTokenFile(const std::string& path);
+
+// A running server. Thread-safe. The destructor stops it at once if Drain has not.
+//
+// Health starts as SERVING for the server ("") and NOT_SERVING for each service until SetServing.
+// Calls other than grpc.health.v1 without the token end UNAUTHENTICATED before any handler runs.
+class GrpcServer {
+ public:
+  // `services` are borrowed and must outlive the server. INVALID_ARGUMENT, ALREADY_EXISTS (taken
+  // port), FAILED_PRECONDITION (exposure), NOT_FOUND (files): each names the flag or setting.
+  static absl::StatusOr<std::unique_ptr<GrpcServer>> Start(
+      const GrpcServerOptions& options, const std::vector<grpc::Service*>& services);
+  ~GrpcServer();
+  GrpcServer(const GrpcServer&) = delete;
+  GrpcServer& operator=(const GrpcServer&) = delete;
+
+  int port() const { return port_; }
+  // "HOST:PORT" with the port it got.
+  const std::string& address() const { return address_; }
+
+  // Health of one service ("mindforge.v1.JobService") or of the server ("").
+  void SetServing(const std::string& service, bool serving);
+
+  // Health turns NOT_SERVING, new calls are refused, running ones have until `deadline`, then are
+  // cancelled. Returns when all are done.
+  void Drain(absl::Duration deadline);
+
+ private:
+  GrpcServer() = default;
+
+  std::string address_;
+  int port_ = 0;
+  std::unique_ptr<grpc::Server> server_;
+};
+
+}  // namespace mindforge
