@@ -58,7 +58,8 @@ struct ModelConfig {
   int64_t IntermediateSize() const;
   // Number of trained scalars, a tied head counted once.
   int64_t ParameterCount() const;
-  // The scaling in force: `rope_scaling`, or MiniMind's own when only inference_rope_scaling is set.
+  // The scaling in force: `rope_scaling`, or MiniMind's own when only inference_rope_scaling is
+  // set.
   std::optional<RopeScaling> EffectiveRopeScaling() const;
 };
 

@@ -1,0 +1,68 @@
+// A Hugging Face model folder: config.json, model.safetensors (or shards with an index),
+// generation_config.json and a tokenizer. Opening one checks every tensor that the configuration
+// promises. It does not know how tensors get onto a device.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <unordered_map>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "nlohmann/json.hpp"
+#include "worker/formats/model_config.h"
+#include "worker/formats/safetensors.h"
+
+namespace mindforge {
+
+struct ExpectedTensor {
+  std::string name;
+  std::vector<int64_t> shape;
+};
+
+// Names and shapes of a model's parameters in the reference's names and module order (embedding;
+// per layer q, k, v, o, [q_norm, k_norm], input norm, post norm, mlp; final norm). `lm_head.weight`
+// is listed last and only when the head is not tied.
+std::vector<ExpectedTensor> ExpectedTensors(const ModelConfig& config);
+
+// generation_config.json's values; unset where the folder does not say.
+struct GenerationDefaults {
+  std::optional<bool> do_sample;
+  std::optional<double> temperature;
+  std::optional<double> top_p;
+  std::optional<int64_t> top_k;
+  std::optional<double> min_p;
+  std::optional<double> repetition_penalty;
+  std::optional<int64_t> max_new_tokens;
+  std::vector<int64_t> eos_token_ids;  // config.json's when generation_config.json has none
+};
+
+absl::StatusOr<GenerationDefaults> ParseGenerationConfig(const nlohmann::json& json);
+// The reference's: sampling, temperature 0.85, top_p 0.85, top_k 50, and the model's ids.
+nlohmann::json DefaultGenerationConfig(const ModelConfig& config);
+
+// An opened model folder. Immutable; views live as long as it does.
+struct ModelFolder {
+  std::string path;
+  ModelConfig config;
+  GenerationDefaults generation;
+  std::string tokenizer_path;  // the folder itself, empty when it has no tokenizer.json
+  std::vector<std::string> warnings;
+  std::vector<std::unique_ptr<SafetensorsFile>> files;
+  std::unordered_map<std::string, const TensorView*> tensors;
+
+  // Null when there is none. A tied head is found under `lm_head.weight` too.
+  const TensorView* Find(std::string_view name) const;
+};
+
+// NOT_FOUND: no folder, no config.json or no weights. INVALID_ARGUMENT: a configuration that cannot
+// be built, or tensors missing, of a wrong shape or dtype (F32, F16 and BF16 are taken): every
+// problem is listed. DATA_LOSS: a file that is not what it claims. A head stored beside a tied
+// embedding is accepted; one whose bits differ is a warning.
+absl::StatusOr<ModelFolder> OpenModelFolder(const std::string& path);
+
+}  // namespace mindforge
