@@ -11,8 +11,8 @@ grpc::Status ToGrpcStatus(const absl::Status& status) {
   if (status.ok()) return grpc::Status::OK;
   absl::Status full = status;
   if (!full.GetPayload(kErrorInfoUrl)) {
-    const absl::Status reason =
-        Error(status.code(), absl::StatusCodeToString(status.code()), status.message());
+    const absl::Status reason = Error(status.code(), absl::StatusCodeToString(status.code()),
+                                      std::string(status.message()));
     full.SetPayload(kErrorInfoUrl, *reason.GetPayload(kErrorInfoUrl));
   }
   google::rpc::Status wire;
