@@ -20,7 +20,7 @@ ROOMS = {
     "worker/tokenizer": {"common"},
     "worker/formats": {"common"},
     "worker/data": {"common", "worker/tokenizer", "worker/formats"},
-    "worker/kernels": set(),
+    "worker/kernels": {"worker/formats"},
     "worker/model": {"common", "worker/kernels", "worker/formats"},
     "worker/dist": {"common"},
     "worker/train": {"common", "worker/model", "worker/data", "worker/dist", "worker/formats",

@@ -1,0 +1,43 @@
+#!/usr/bin/env bash
+# Builds the GPU programs on a machine that need not have a GPU, and bundles them with the
+# distribution's shared libraries they use, for a GPU host that has neither.
+#
+#   deploy/bundle_gpu.sh [FOLDER]     default .gpu; holds bin/, lib/ and env.sh
+#
+# The host needs an NVIDIA driver for CUDA 13 and a Python with torch 2.11.0+cu130, whose libraries
+# the programs use (PYTHON names it; default python3). There:
+#
+#   . FOLDER/env.sh && FOLDER/bin/mindforge-coordinator ...
+set -euo pipefail
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+cd "$root"
+out=${1:-.gpu}
+libtorch=${MINDFORGE_LIBTORCH:-$root/.deps/libtorch}
+
+deploy/install_deps.sh cuda
+if [[ $libtorch == "$root/.deps/libtorch" ]]; then
+  cmake/fetch_libtorch.sh --cuda
+fi
+cmake --preset cuda "-DMINDFORGE_LIBTORCH=$libtorch" > /dev/null
+programs=(mindforge-coordinator mindforge-worker mindforge-trainer mindforge-inference mindforge)
+cmake --build build/cuda --target "${programs[@]}" ${MINDFORGE_BUNDLE_EXTRA:-}
+
+rm -rf "$out"
+mkdir -p "$out/bin" "$out/lib"
+for program in "${programs[@]}" ${MINDFORGE_BUNDLE_EXTRA:-}; do
+  file=build/cuda/bin/$program
+  cp "$file" "$out/bin/"
+  strip "$out/bin/$program"
+  # Everything but the C library, the driver and what comes with torch.
+  ldd "$file" | awk '$2 == "=>" && $3 ~ /^\// {print $3}' |
+    grep -vE "^($libtorch|/usr/local/cuda)|/(libc|libm|libdl|librt|libpthread|libcuda|libgcc_s|libstdc\+\+|ld-linux[^/]*)\.so" |
+    while read -r library; do cp -Lu "$library" "$out/lib/"; done
+done
+cat > "$out/env.sh" <<'ENV'
+# Sourced on the GPU host: puts the bundle's libraries and torch's on the path.
+_bundle=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+_site=$("${PYTHON:-python3}" -c 'import os, torch; print(os.path.dirname(os.path.dirname(torch.__file__)))')
+export LD_LIBRARY_PATH=$_bundle/lib:$_site/torch/lib:$_site/nvidia/cu13/lib:$_site/nvidia/nccl/lib:$_site/nvidia/cudnn/lib:$_site/nvidia/cusparselt/lib:$_site/nvidia/nvshmem/lib${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}
+export PATH=$_bundle/bin:$PATH
+ENV
+echo "Bundle of $(du -sh "$out" | cut -f1) in $out" >&2
