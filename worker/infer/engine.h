@@ -8,7 +8,6 @@
 #pragma once
 
 #include <cstdint>
-#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
@@ -16,6 +15,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
+#include "common/clock.h"
 #include "worker/infer/model_runner.h"
 #include "worker/infer/sampling.h"
 
@@ -120,7 +120,7 @@ struct EngineOptions {
                                       // a faster first token and longer pauses between tokens
   int64_t prefill_alone_tokens = 256;  // the same when nothing else is live
   int64_t max_retiring_versions = 2;   // older weights kept for running requests
-  std::function<absl::Time()> now;     // unset: absl::Now
+  const Clock* clock = nullptr;        // null: the machine's; else outlives the engine
 };
 
 struct RequestHandle {
