@@ -8,6 +8,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "absl/time/clock.h"
 #include "absl/time/time.h"
 #include "common/metrics.h"
 #include "grpcpp/server.h"
@@ -42,7 +43,7 @@ absl::StatusOr<std::string> ReadTokenFile(const std::string& path);
 
 // A running server. Thread-safe. The destructor stops it at once if Drain has not.
 //
-// Health starts as SERVING for the server ("") and NOT_SERVING for each service until SetServing.
+// Health starts as SERVING for the server (""); a service is unknown to it until SetServing.
 // Calls other than grpc.health.v1 without the token end UNAUTHENTICATED before any handler runs.
 class GrpcServer {
  public:

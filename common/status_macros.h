@@ -56,15 +56,11 @@ absl::Status AsStatus(const absl::StatusOr<T>& result) {
 #define MF_CONCAT_INNER(a, b) a##b
 #define MF_CONCAT(a, b) MF_CONCAT_INNER(a, b)
 
-// The switch keeps an `else` after an unbraced `if` attached to that `if`.
-#define RETURN_IF_ERROR(...)                                                   \
-  switch (0)                                                                   \
-  case 0:                                                                      \
-  default:                                                                     \
-    if (absl::Status mf_status = ::mindforge::internal::AsStatus(__VA_ARGS__); \
-        ABSL_PREDICT_TRUE(mf_status.ok())) {                                   \
-    } else /* NOLINT */                                                        \
-      return ::mindforge::internal::StatusBuilder(std::move(mf_status))
+// A loop that runs at most once: an `if` with an `else` would catch the else of an `if` around it.
+#define RETURN_IF_ERROR(...)                                                  \
+  for (absl::Status mf_status = ::mindforge::internal::AsStatus(__VA_ARGS__); \
+       ABSL_PREDICT_FALSE(!mf_status.ok());)                                  \
+  return ::mindforge::internal::StatusBuilder(std::move(mf_status))
 
 #define ASSIGN_OR_RETURN(lhs, ...) \
   MF_ASSIGN_OR_RETURN_IMPL(MF_CONCAT(mf_result_, __LINE__), lhs, __VA_ARGS__)

@@ -1,0 +1,27 @@
+// JSON text to a value, with the place of an error in words instead of an exception.
+#pragma once
+
+#include <string>
+#include <string_view>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/strings/str_cat.h"
+#include "nlohmann/json.hpp"
+
+namespace mindforge {
+
+// INVALID_ARGUMENT: "what: parse error at line 3, column 7: …".
+inline absl::StatusOr<nlohmann::json> ParseJson(std::string_view text, std::string_view what) {
+  try {
+    return nlohmann::json::parse(text);
+  } catch (const nlohmann::json::exception& error) {
+    std::string_view reason = error.what();  // "[json.exception.parse_error.101] parse error at …"
+    if (const size_t end = reason.find("] "); end != std::string_view::npos) {
+      reason.remove_prefix(end + 2);
+    }
+    return absl::InvalidArgumentError(absl::StrCat(what, ": ", reason));
+  }
+}
+
+}  // namespace mindforge

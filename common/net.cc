@@ -1,0 +1,93 @@
+#include "common/net.h"
+
+#include <arpa/inet.h>
+#include <netdb.h>
+#include <netinet/in.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstring>
+#include <memory>
+
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+#include "common/durable_file.h"
+
+namespace mindforge {
+
+std::string HostPort::ToString() const {
+  return host.find(':') == std::string::npos ? absl::StrCat(host, ":", port)
+                                             : absl::StrCat("[", host, "]:", port);
+}
+
+absl::StatusOr<HostPort> ParseHostPort(std::string_view text) {
+  const auto refuse = [&](const char* why) {
+    return absl::InvalidArgumentError(absl::StrCat("'", std::string(text), "' is no address: ", why,
+                                                   "; write HOST:PORT, such as 127.0.0.1:7070"));
+  };
+  const size_t colon = text.rfind(':');
+  if (colon == std::string_view::npos) return refuse("the port is missing");
+  std::string_view host = text.substr(0, colon);
+  if (host.starts_with('[') && host.ends_with(']')) {
+    host = host.substr(1, host.size() - 2);
+  } else if (host.find(':') != std::string_view::npos) {
+    return refuse("an IPv6 host goes in brackets");
+  }
+  if (host.empty()) return refuse("the host is missing");
+  int port = 0;
+  if (!absl::SimpleAtoi(std::string(text.substr(colon + 1)), &port) || port < 0 || port > 65535) {
+    return refuse("the port is no number from 0 to 65535");
+  }
+  return HostPort{std::string(host), port};
+}
+
+bool IsLoopback(std::string_view host) {
+  const std::string name(host);
+  if (name == "localhost" || name == "::1") return true;
+  in_addr address;
+  return inet_pton(AF_INET, name.c_str(), &address) == 1 && (ntohl(address.s_addr) >> 24) == 127;
+}
+
+absl::StatusOr<ListeningSocket> ListenTcp(const std::string& host, int port) {
+  const std::string shown = HostPort{host, port}.ToString();
+  addrinfo hints{};
+  hints.ai_family = AF_UNSPEC;
+  hints.ai_socktype = SOCK_STREAM;
+  hints.ai_flags = AI_PASSIVE;
+  addrinfo* found = nullptr;
+  const int error = getaddrinfo(host.c_str(), std::to_string(port).c_str(), &hints, &found);
+  if (error != 0) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("cannot listen on ", shown, ": ", gai_strerror(error)));
+  }
+  const std::unique_ptr<addrinfo, decltype(&freeaddrinfo)> guard(found, freeaddrinfo);
+  UniqueFd fd(socket(found->ai_family, found->ai_socktype | SOCK_CLOEXEC, found->ai_protocol));
+  if (!fd.valid()) return ErrnoStatus(errno, "cannot make a socket for", shown);
+  const int one = 1;
+  setsockopt(fd.get(), SOL_SOCKET, SO_REUSEADDR, &one, sizeof(one));
+  if (bind(fd.get(), found->ai_addr, found->ai_addrlen) != 0 || listen(fd.get(), 512) != 0) {
+    if (errno == EADDRINUSE) {
+      return absl::AlreadyExistsError(
+          absl::StrCat("cannot listen on ", shown, ": the port is taken"));
+    }
+    return ErrnoStatus(errno, "cannot listen on", shown);
+  }
+  sockaddr_storage bound{};
+  socklen_t length = sizeof(bound);
+  if (getsockname(fd.get(), reinterpret_cast<sockaddr*>(&bound), &length) != 0) {
+    return ErrnoStatus(errno, "cannot ask the port of", shown);
+  }
+  const in_port_t raw = bound.ss_family == AF_INET6
+                            ? reinterpret_cast<sockaddr_in6*>(&bound)->sin6_port
+                            : reinterpret_cast<sockaddr_in*>(&bound)->sin_port;
+  return ListeningSocket{std::move(fd), ntohs(raw)};
+}
+
+std::string HostName() {
+  char name[256] = {};
+  if (gethostname(name, sizeof(name) - 1) != 0 || name[0] == '\0') return "localhost";
+  return name;
+}
+
+}  // namespace mindforge
