@@ -64,14 +64,14 @@ struct ModelConfig {
 };
 
 // One thing wrong with a configuration.
-struct ConfigProblem {
+struct ModelConfigProblem {
   std::string field;   // config.json name, for example `hidden_size`
   std::string reason;  // what was expected and what was given
 };
 
 // Every problem of `config`, none when it can be built (positive sizes, heads divisible, even head
 // dimension, ids inside the vocabulary …).
-std::vector<ConfigProblem> ValidateModelConfig(const ModelConfig& config);
+std::vector<ModelConfigProblem> ValidateModelConfig(const ModelConfig& config);
 
 // Reads a config.json object. Accepts reference.md's spellings and model_type minimind, llama and
 // qwen3; fields that mean nothing to us are named in `warnings` (may be null).
