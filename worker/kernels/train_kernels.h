@@ -1,0 +1,123 @@
+// Elementwise, normalisation, loss, optimizer and attention kernels of training on the CPU, behind
+// plain functions over raw pointers. Torch-free. Each exists once per instruction set and is chosen
+// at run time. All cut their work into tasks by shape alone and reduce in a fixed order: on one
+// instruction set the bits are the same for every number of threads.
+#pragma once
+
+#include <stdint.h>
+
+#include "worker/kernels/parallel.h"
+
+namespace mindforge {
+
+// Storage of a bfloat16; conversions round to nearest even.
+struct Bf16 {
+  uint16_t bits;
+};
+
+// Instruction sets with their own build of the kernels, each including the ones before.
+enum class CpuIsa { kBaseline, kAvx2, kAvx512, kAvx512Bf16 };
+// The best that this processor has.
+CpuIsa DetectCpuIsa();
+
+// Causal grouped-query attention over rows of tokens, optionally confined to documents. q, k and v
+// point at the first head's first element; each token's heads lie side by side, `stride` elements
+// from one token to the next (so all three may be parts of one fused projection).
+template <typename T>
+struct AttentionShape {
+  int64_t batch = 0;
+  int64_t length = 0;
+  int64_t heads = 0;
+  int64_t kv_heads = 0;
+  int64_t head_dim = 0;    // a multiple of 2, at most kMaxFusedHeadDim
+  int64_t stride = 0;      // of q, k, v and their gradients
+  int64_t out_stride = 0;  // of out and its gradient
+  // [batch · length]: the first key each query may see, non-decreasing in a row; null: 0.
+  const int32_t* first_key = nullptr;
+  // [batch · length]: zero blocks a key (forward only); null: none. A query without keys gives 0.
+  const uint8_t* key_mask = nullptr;
+};
+inline constexpr int64_t kMaxFusedHeadDim = 256;
+
+// AdamW's scalars of one step, see worker/model/adamw.h.
+struct AdamWScalars {
+  float gradient_scale;
+  float decay;  // 1 - lr · weight_decay
+  float one_minus_beta1;
+  float beta2;
+  float one_minus_beta2;
+  float step_size;      // lr / (1 - beta1^t)
+  float inverse_bias2;  // 1 / sqrt(1 - beta2^t)
+  float epsilon;
+};
+
+// Kernels for activations of type T (float or Bf16); residuals, norms' weights and statistics are
+// float32. n: rows (tokens), c: columns. Buffers must not overlap unless said so.
+template <typename T>
+struct TrainKernels {
+  // h[n, c] = table[ids[n], c].
+  void (*embed)(const Parallel&, int64_t n, int64_t c, const int64_t* ids, const float* table,
+                float* h);
+  // table_gradient[ids[n], c] += dh[n, c], rows in order.
+  void (*embed_backward)(const Parallel&, int64_t n, int64_t c, const int64_t* ids, const float* dh,
+                         float* table_gradient);
+  // h = residual + delta (h may be residual; no delta: h = residual and h may be null);
+  // rstd = 1/sqrt(mean(h²) + eps); y = h · rstd · w.
+  void (*add_norm)(const Parallel&, int64_t n, int64_t c, const float* residual, const T* delta,
+                   const float* w, float eps, float* h, float* rstd, T* y);
+  // dh += gradient through y = norm(h) · w; dw[c] = its weight gradient. `accumulate` false: dh is
+  // written. dh_cast, unless null, receives dh as T. `partials`: NormPartials(n) · c floats.
+  void (*norm_backward)(const Parallel&, int64_t n, int64_t c, const T* dy, const float* h,
+                        const float* rstd, const float* w, bool accumulate, float* dh, T* dh_cast,
+                        float* dw, float* partials);
+  // Rotates `heads` heads of head_dim at each token of x in place; sign -1 undoes it. Tables are
+  // RopeTables' with `length` positions per row.
+  void (*rope)(const Parallel&, int64_t n, int64_t length, int64_t heads, int64_t head_dim,
+               int64_t stride, const float* cos, const float* sin, float sign, T* x);
+  // a[n, c] = silu(gate) · up with gate_up[n, 2c] = gate | up.
+  void (*swiglu)(const Parallel&, int64_t n, int64_t c, const T* gate_up, T* a);
+  // From da: gate_up becomes its gradient, a is computed again (a may be da).
+  void (*swiglu_backward)(const Parallel&, int64_t n, int64_t c, const T* da, T* gate_up, T* a);
+  // Logits become their gradient, scale · (softmax - onehot(target)), and row_loss[n] the cross
+  // entropy; rows with mask 0 (mask may be null) become zero.
+  void (*cross_entropy)(const Parallel&, int64_t n, int64_t c, const int64_t* targets,
+                        const uint8_t* mask, float scale, T* logits, float* row_loss);
+  // y[i] = T(x[i]) and the other way round.
+  void (*from_float)(const Parallel&, int64_t size, const float* x, T* y);
+  void (*to_float)(const Parallel&, int64_t size, const T* x, float* y);
+
+  // Floats of workspace the attention calls below need.
+  int64_t (*attention_workspace)(const AttentionShape<T>& shape);
+  int64_t (*attention_backward_workspace)(const AttentionShape<T>& shape);
+  // out and log2_sum [batch, heads, length] (log2 of the softmax denominator).
+  void (*attention)(const Parallel&, const AttentionShape<T>&, const T* q, const T* k, const T* v,
+                    T* out, float* log2_sum, float* workspace);
+  void (*attention_backward)(const Parallel&, const AttentionShape<T>&, const T* q, const T* k,
+                             const T* v, const T* out, const float* log2_sum, const T* d_out, T* dq,
+                             T* dk, T* dv, float* workspace);
+};
+
+// Rows of the partial sums that norm_backward needs.
+inline constexpr int64_t kNormBlockRows = 32;
+inline int64_t NormPartials(int64_t n) { return (n + kNormBlockRows - 1) / kNormBlockRows; }
+
+// Optimizer kernels over flat buffers.
+struct OptimizerKernels {
+  // sums[i] = sum of squares of block i of kSquareBlock elements; (size + kSquareBlock - 1) /
+  // kSquareBlock sums.
+  void (*sum_squares)(const Parallel&, int64_t size, const float* x, double* sums);
+  // One AdamW update; `copy` (may be null) receives the new parameters as bfloat16.
+  void (*adamw)(const Parallel&, int64_t size, const AdamWScalars&, const float* gradient,
+                float* parameters, float* m, float* v, Bf16* copy);
+};
+inline constexpr int64_t kSquareBlock = 8192;
+
+template <typename T>
+const TrainKernels<T>& GetTrainKernels(CpuIsa isa);
+template <>
+const TrainKernels<float>& GetTrainKernels<float>(CpuIsa isa);
+template <>
+const TrainKernels<Bf16>& GetTrainKernels<Bf16>(CpuIsa isa);
+const OptimizerKernels& GetOptimizerKernels(CpuIsa isa);
+
+}  // namespace mindforge
