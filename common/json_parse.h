@@ -20,7 +20,7 @@ inline absl::StatusOr<nlohmann::json> ParseJson(std::string_view text, std::stri
     if (const size_t end = reason.find("] "); end != std::string_view::npos) {
       reason.remove_prefix(end + 2);
     }
-    return absl::InvalidArgumentError(absl::StrCat(what, ": ", reason));
+    return absl::InvalidArgumentError(absl::StrCat(std::string(what), ": ", std::string(reason)));
   }
 }
 
