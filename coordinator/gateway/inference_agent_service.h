@@ -1,0 +1,51 @@
+// Synchronize for inference workers: the report goes into the registry, the desired model comes
+// back, parked on the callback API until there is a new one. No thread waits.
+#pragma once
+
+#include <map>
+#include <memory>
+#include <vector>
+
+#include "absl/time/time.h"
+#include "common/ids.h"
+#include "common/mutex.h"
+#include "coordinator/gateway/desired_models.h"
+#include "coordinator/gateway/registry.h"
+#include "mindforge/v1/inference_agent_service.grpc.pb.h"
+
+namespace mindforge {
+
+// Thread-safe. Borrows both; Shutdown before the gRPC server is drained, or parked calls hold it
+// up.
+class InferenceAgentService : public v1::InferenceAgentService::CallbackService {
+ public:
+  // A call is parked for at most `park`, which must be well below the registry's lease.
+  InferenceAgentService(InferenceRegistry& registry, DesiredModels& desired, absl::Duration park);
+  ~InferenceAgentService() override;
+
+  grpc::ServerUnaryReactor* Synchronize(
+      grpc::CallbackServerContext* context,
+      const v1::InferenceAgentServiceSynchronizeRequest* request,
+      v1::InferenceAgentServiceSynchronizeResponse* response) override;
+
+  // Answers every parked call and parks no more. Idempotent.
+  void Shutdown();
+
+ private:
+  class Call;
+
+  // Answers the parked calls whose worker has something new.
+  void Wake();
+  // Parks `call`, or answers it when its worker's state is no longer `version`.
+  void Park(const std::shared_ptr<Call>& call, const WorkerId& id, int64_t version);
+  void Forget(const WorkerId& id, const Call* call);
+
+  InferenceRegistry& registry_;
+  DesiredModels& desired_;
+  const absl::Duration park_;
+  Mutex mutex_;
+  std::map<WorkerId, std::shared_ptr<Call>> parked_ ABSL_GUARDED_BY(mutex_);
+  bool shut_down_ ABSL_GUARDED_BY(mutex_) = false;
+};
+
+}  // namespace mindforge

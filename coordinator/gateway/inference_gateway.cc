@@ -1,0 +1,53 @@
+#include "coordinator/gateway/inference_gateway.h"
+
+#include "coordinator/gateway/generate_forward.h"
+#include "coordinator/gateway/unary_forward.h"
+
+namespace mindforge {
+
+grpc::ServerWriteReactor<v1::GenerateResponse>* InferenceGateway::Generate(
+    grpc::CallbackServerContext* context, const v1::GenerateRequest* request) {
+  return ForwardGenerate(pool_, context, *request);
+}
+
+grpc::ServerUnaryReactor* InferenceGateway::GenerateUnary(grpc::CallbackServerContext* context,
+                                                          const v1::GenerateUnaryRequest* request,
+                                                          v1::GenerateUnaryResponse* response) {
+  return new UnaryForward<v1::GenerateUnaryRequest, v1::GenerateUnaryResponse>(
+      pool_, context, request->request().model(), request, response,
+      [](v1::InferenceService::Stub& stub, auto* client, auto* in, auto* out, auto done) {
+        stub.async()->GenerateUnary(client, in, out, std::move(done));
+      });
+}
+
+grpc::ServerUnaryReactor* InferenceGateway::Tokenize(grpc::CallbackServerContext* context,
+                                                     const v1::TokenizeRequest* request,
+                                                     v1::TokenizeResponse* response) {
+  return new UnaryForward<v1::TokenizeRequest, v1::TokenizeResponse>(
+      pool_, context, request->model(), request, response,
+      [](v1::InferenceService::Stub& stub, auto* client, auto* in, auto* out, auto done) {
+        stub.async()->Tokenize(client, in, out, std::move(done));
+      });
+}
+
+grpc::ServerUnaryReactor* InferenceGateway::Detokenize(grpc::CallbackServerContext* context,
+                                                       const v1::DetokenizeRequest* request,
+                                                       v1::DetokenizeResponse* response) {
+  return new UnaryForward<v1::DetokenizeRequest, v1::DetokenizeResponse>(
+      pool_, context, request->model(), request, response,
+      [](v1::InferenceService::Stub& stub, auto* client, auto* in, auto* out, auto done) {
+        stub.async()->Detokenize(client, in, out, std::move(done));
+      });
+}
+
+grpc::ServerUnaryReactor* InferenceGateway::GetModelInfo(grpc::CallbackServerContext* context,
+                                                         const v1::GetModelInfoRequest* request,
+                                                         v1::GetModelInfoResponse* response) {
+  return new UnaryForward<v1::GetModelInfoRequest, v1::GetModelInfoResponse>(
+      pool_, context, request->model(), request, response,
+      [](v1::InferenceService::Stub& stub, auto* client, auto* in, auto* out, auto done) {
+        stub.async()->GetModelInfo(client, in, out, std::move(done));
+      });
+}
+
+}  // namespace mindforge
