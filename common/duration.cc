@@ -16,7 +16,7 @@ absl::StatusOr<absl::Duration> ParseDuration(std::string_view text) {
   return duration;
 }
 
-std::string FormatDuration(absl::Duration duration) {
+std::string PrettyDuration(absl::Duration duration) {
   if (duration >= absl::Hours(1)) {
     duration = absl::Trunc(duration, absl::Minutes(1));
   } else if (duration >= absl::Minutes(1)) {

@@ -13,6 +13,6 @@ namespace mindforge {
 absl::StatusOr<absl::Duration> ParseDuration(std::string_view text);
 
 // As ParseDuration reads it, rounded for people: "1h30m", "2m5s", "1.5s", "0s".
-std::string FormatDuration(absl::Duration duration);
+std::string PrettyDuration(absl::Duration duration);
 
 }  // namespace mindforge

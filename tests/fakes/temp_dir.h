@@ -1,0 +1,32 @@
+// A folder of a test's own, gone when the test is.
+#pragma once
+
+#include <stdlib.h>
+
+#include <string>
+
+#include "common/check.h"
+#include "common/durable_file.h"
+
+namespace mindforge {
+
+// Makes a fresh folder under TMPDIR (or /tmp) and removes it with all that is in it.
+class TempDir {
+ public:
+  TempDir() {
+    const char* const base = ::getenv("TMPDIR");
+    path_ = std::string(base != nullptr ? base : "/tmp") + "/mindforge-test-XXXXXX";
+    MF_CHECK(::mkdtemp(path_.data()) != nullptr) << path_;
+  }
+  ~TempDir() { RemoveTree(path_).IgnoreError(); }  // a leftover harms no later test
+  TempDir(const TempDir&) = delete;
+  TempDir& operator=(const TempDir&) = delete;
+
+  const std::string& path() const { return path_; }
+  std::string File(const std::string& name) const { return path_ + "/" + name; }
+
+ private:
+  std::string path_;
+};
+
+}  // namespace mindforge
