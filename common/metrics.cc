@@ -1,15 +1,11 @@
 #include "common/metrics.h"
 
-#include <exception>
 #include <utility>
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "common/check.h"
-#include "common/net.h"
-#include "common/status_macros.h"
 #include "common/version.h"
-#include "prometheus/exposer.h"
 #include "prometheus/text_serializer.h"
 
 namespace mindforge {
@@ -117,32 +113,5 @@ void MetricsRegistry::OnScrape(std::function<void()> collect) {
 std::string MetricsRegistry::Text() {
   return prometheus::TextSerializer().Serialize(collector_->Collect());
 }
-
-absl::StatusOr<std::unique_ptr<MetricsServer>> MetricsServer::Start(const std::string& address,
-                                                                    MetricsRegistry& registry,
-                                                                    std::string_view flag) {
-  const std::string flag_name(flag);
-  const absl::StatusOr<HostPort> parsed = ParseHostPort(address);
-  RETURN_IF_ERROR(parsed) << flag_name;
-  std::unique_ptr<prometheus::Exposer> exposer;
-  try {
-    exposer = std::make_unique<prometheus::Exposer>(parsed->ToString(), 1);
-  } catch (const std::exception& error) {
-    // The library does not say what was wrong; a socket of our own does.
-    const absl::Status cause = ListenTcp(parsed->host, parsed->port).status();
-    return Annotate(cause.ok() ? absl::UnavailableError(error.what()) : cause,
-                    absl::StrCat(flag_name, " ", address, " cannot be served; choose another with ",
-                                 flag_name, " (port 0 picks one)"));
-  }
-  exposer->RegisterCollectable(registry.collector_);
-  const std::vector<int> ports = exposer->GetListeningPorts();
-  MF_CHECK(!ports.empty()) << "the metrics server runs without a port";
-  return std::unique_ptr<MetricsServer>(new MetricsServer(std::move(exposer), ports.front()));
-}
-
-MetricsServer::MetricsServer(std::unique_ptr<prometheus::Exposer> exposer, int port)
-    : exposer_(std::move(exposer)), port_(port) {}
-
-MetricsServer::~MetricsServer() = default;
 
 }  // namespace mindforge

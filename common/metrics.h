@@ -9,20 +9,19 @@
 #include <memory>
 #include <string>
 #include <string_view>
+#include <thread>
 #include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "common/mutex.h"
+#include "common/net.h"
+#include "common/unique_fd.h"
 #include "prometheus/counter.h"
 #include "prometheus/family.h"
 #include "prometheus/gauge.h"
 #include "prometheus/histogram.h"
 #include "prometheus/registry.h"
-
-namespace prometheus {
-class Exposer;
-}
 
 namespace mindforge {
 
@@ -102,7 +101,6 @@ class MetricsRegistry {
   std::string Text();
 
  private:
-  friend class MetricsServer;
   class Collector;
 
   std::shared_ptr<prometheus::Registry> registry_;
@@ -122,14 +120,20 @@ class MetricsServer {
                                                               MetricsRegistry& registry,
                                                               std::string_view flag = "--metrics");
   ~MetricsServer();
+  MetricsServer(const MetricsServer&) = delete;
+  MetricsServer& operator=(const MetricsServer&) = delete;
 
-  int port() const { return port_; }
+  int port() const { return socket_.port; }
 
  private:
-  MetricsServer(std::unique_ptr<prometheus::Exposer> exposer, int port);
+  MetricsServer(ListeningSocket socket, UniqueFd wake, MetricsRegistry& registry);
+  void Run();
+  void Answer(int connection);
 
-  const std::unique_ptr<prometheus::Exposer> exposer_;
-  const int port_;
+  const ListeningSocket socket_;
+  const UniqueFd wake_;  // an eventfd: readable when it is time to stop
+  MetricsRegistry& registry_;
+  std::thread thread_;  // answers one scrape at a time
 };
 
 }  // namespace mindforge

@@ -17,20 +17,25 @@ using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 using ::testing::Not;
 
-// The body of GET /metrics.
-std::string Scrape(int port) {
+// The whole answer to a request.
+std::string Ask(int port, const std::string& request) {
   UniqueFd fd(socket(AF_INET, SOCK_STREAM, 0));
   sockaddr_in address{};
   address.sin_family = AF_INET;
   address.sin_port = htons(static_cast<uint16_t>(port));
   address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
   EXPECT_EQ(connect(fd.get(), reinterpret_cast<sockaddr*>(&address), sizeof(address)), 0);
-  const std::string request = "GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
   EXPECT_EQ(write(fd.get(), request.data(), request.size()), static_cast<ssize_t>(request.size()));
   std::string reply;
   char chunk[4096];
   ssize_t got;
   while ((got = read(fd.get(), chunk, sizeof(chunk))) > 0) reply.append(chunk, got);
+  return reply;
+}
+
+// The body of GET /metrics.
+std::string Scrape(int port) {
+  const std::string reply = Ask(port, "GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n");
   const size_t body = reply.find("\r\n\r\n");
   return body == std::string::npos ? reply : reply.substr(body + 4);
 }
@@ -81,8 +86,7 @@ TEST(MetricsServer, ServesAPageThatPromtoolAccepts) {
   const auto server = MetricsServer::Start("127.0.0.1:0", registry);
   ASSERT_TRUE(server.ok()) << server.status();
   ASSERT_GT((*server)->port(), 0);
-  Scrape((*server)->port());
-  const std::string page = Scrape((*server)->port());  // now with the server's own metrics
+  const std::string page = Scrape((*server)->port());
   EXPECT_THAT(page, HasSubstr("mindforge_train_tokens_total{job=\"j1\"} 7"));
   const TempDir dir;
   ASSERT_TRUE(WriteFileDurably(dir.File("page"), page).ok());
@@ -93,6 +97,17 @@ TEST(MetricsServer, ServesAPageThatPromtoolAccepts) {
   [[maybe_unused]] const ssize_t got = read((*promtool)->output_fd(), said, sizeof(said) - 1);
   EXPECT_TRUE((*promtool)->Wait().ok()) << said << page;
   EXPECT_STREQ(said, "");
+}
+
+TEST(MetricsServer, RefusesWhatItDoesNotServe) {
+  MetricsRegistry registry("mindforge-test");
+  const auto server = MetricsServer::Start("127.0.0.1:0", registry);
+  ASSERT_TRUE(server.ok()) << server.status();
+  const int port = (*server)->port();
+  EXPECT_THAT(Ask(port, "GET / HTTP/1.1\r\n\r\n"), HasSubstr("404 Not Found"));
+  EXPECT_THAT(Ask(port, "POST /metrics HTTP/1.1\r\n\r\n"), HasSubstr("400 Bad Request"));
+  EXPECT_THAT(Ask(port, std::string(20'000, 'x')), HasSubstr("400 Bad Request"));
+  EXPECT_THAT(Ask(port, "HEAD /metrics HTTP/1.1\r\n\r\n"), Not(HasSubstr("build_info")));
 }
 
 TEST(MetricsServer, NamesTheFlagOfATakenPort) {

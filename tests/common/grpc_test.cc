@@ -1,0 +1,228 @@
+// grpc_status.h, grpc_server.h, grpc_client.h: a server and a client in one process.
+#include <atomic>
+
+#include "common/durable_file.h"
+#include "common/grpc_client.h"
+#include "common/grpc_server.h"
+#include "common/grpc_status.h"
+#include "common/subprocess.h"
+#include "gmock/gmock.h"
+#include "google/rpc/status.pb.h"
+#include "grpc/health/v1/health.grpc.pb.h"
+#include "gtest/gtest.h"
+#include "mindforge/v1/worker_service.grpc.pb.h"
+#include "tests/fakes/temp_dir.h"
+
+namespace mindforge {
+namespace {
+
+using ::testing::HasSubstr;
+
+constexpr char kService[] = "mindforge.v1.WorkerService";
+
+// Answers GetWorker with what the caller asked for, or an error with details.
+class EchoService : public v1::WorkerService::Service {
+ public:
+  grpc::Status ListWorkers(grpc::ServerContext* context, const v1::ListWorkersRequest*,
+                           v1::ListWorkersResponse*) override {
+    saw_token = context->client_metadata().count("authorization") > 0;
+    ++calls;
+    return grpc::Status::OK;
+  }
+  grpc::Status DrainWorker(grpc::ServerContext*, const v1::DrainWorkerRequest*,
+                           v1::DrainWorkerResponse*) override {
+    return ToGrpcStatus(InvalidArgument("worker", "is empty"));
+  }
+
+  std::atomic<int> calls = 0;
+  std::atomic<bool> saw_token = false;
+};
+
+absl::Status List(const std::shared_ptr<grpc::Channel>& channel) {
+  grpc::ClientContext context;
+  SetDeadline(context, absl::Seconds(5));
+  v1::ListWorkersResponse response;
+  return FromGrpcStatus(v1::WorkerService::NewStub(channel)->ListWorkers(
+      &context, v1::ListWorkersRequest(), &response));
+}
+
+std::string Health(const std::shared_ptr<grpc::Channel>& channel, const std::string& service) {
+  grpc::ClientContext context;
+  SetDeadline(context, absl::Seconds(5));
+  grpc::health::v1::HealthCheckRequest request;
+  request.set_service(service);
+  grpc::health::v1::HealthCheckResponse response;
+  const grpc::Status status =
+      grpc::health::v1::Health::NewStub(channel)->Check(&context, request, &response);
+  if (!status.ok()) return status.error_message();
+  return grpc::health::v1::HealthCheckResponse::ServingStatus_Name(response.status());
+}
+
+class GrpcTest : public testing::Test {
+ protected:
+  std::unique_ptr<GrpcServer> StartServer(GrpcServerOptions options) {
+    if (options.listen.empty()) options.listen = "127.0.0.1:0";
+    auto server = GrpcServer::Start(options, {&service_});
+    EXPECT_TRUE(server.ok()) << server.status();
+    return *std::move(server);
+  }
+  std::string TokenFile(const std::string& name, const std::string& token) {
+    EXPECT_TRUE(WriteFileDurably(dir_.File(name), token + "\n").ok());
+    return dir_.File(name);
+  }
+
+  const TempDir dir_;
+  EchoService service_;
+};
+
+TEST(GrpcStatus, CarriesReasonAndViolationsThereAndBack) {
+  const absl::Status sent = InvalidArgument({{"a", "bad"}, {"b", "worse"}});
+  const grpc::Status wire = ToGrpcStatus(sent);
+  EXPECT_EQ(wire.error_code(), grpc::StatusCode::INVALID_ARGUMENT);
+  EXPECT_EQ(FromGrpcStatus(wire), sent);
+  google::rpc::Status parsed;
+  ASSERT_TRUE(parsed.ParseFromString(wire.error_details()));
+  EXPECT_EQ(parsed.code(), 3);
+  EXPECT_EQ(parsed.details_size(), 2);
+}
+
+TEST(GrpcStatus, GivesEveryErrorAReason) {
+  const absl::Status got = FromGrpcStatus(ToGrpcStatus(absl::NotFoundError("gone")));
+  EXPECT_EQ(GetReason(got), "NOT_FOUND");
+  EXPECT_TRUE(ToGrpcStatus(absl::OkStatus()).ok());
+  EXPECT_EQ(FromGrpcStatus(grpc::Status(grpc::StatusCode::ABORTED, "x", "no proto")).code(),
+            absl::StatusCode::kAborted);
+}
+
+TEST_F(GrpcTest, ErrorDetailsCrossTheWire) {
+  const auto server = StartServer({});
+  const auto channel = *MakeChannel(server->address());
+  grpc::ClientContext context;
+  SetDeadline(context, absl::Seconds(5));
+  v1::DrainWorkerResponse response;
+  const absl::Status status = FromGrpcStatus(v1::WorkerService::NewStub(channel)->DrainWorker(
+      &context, v1::DrainWorkerRequest(), &response));
+  EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(GetViolations(status), (std::vector<FieldViolation>{{"worker", "is empty"}}));
+}
+
+TEST_F(GrpcTest, HealthIsToldPerService) {
+  const auto server = StartServer({});
+  const auto channel = *MakeChannel(server->address());
+  EXPECT_EQ(Health(channel, ""), "SERVING");
+  EXPECT_NE(Health(channel, kService), "SERVING");
+  server->SetServing(kService, true);
+  EXPECT_EQ(Health(channel, kService), "SERVING");
+  server->SetServing(kService, false);
+  EXPECT_EQ(Health(channel, kService), "NOT_SERVING");
+}
+
+TEST_F(GrpcTest, TokenIsCheckedBeforeAnyHandlerRuns) {
+  const auto server = StartServer({.token_file = TokenFile("t", "0123456789abcdef")});
+  EXPECT_EQ(List(*MakeChannel(server->address())).code(), absl::StatusCode::kUnauthenticated);
+  const std::string wrong = TokenFile("w", "0123456789abcdeX");
+  const absl::Status refused = List(*MakeChannel(server->address(), {.token_file = wrong}));
+  EXPECT_EQ(refused.code(), absl::StatusCode::kUnauthenticated);
+  EXPECT_THAT(std::string(refused.message()), HasSubstr("--token-file"));
+  EXPECT_EQ(service_.calls, 0);
+  const auto right = *MakeChannel(server->address(), {.token_file = dir_.File("t")});
+  EXPECT_TRUE(List(right).ok()) << List(right);
+  EXPECT_EQ(service_.calls, 1);
+  EXPECT_FALSE(service_.saw_token) << "no handler needs to see the token";
+}
+
+TEST_F(GrpcTest, HealthNeedsNoToken) {
+  const auto server = StartServer({.token_file = TokenFile("t", "0123456789abcdef")});
+  EXPECT_EQ(Health(*MakeChannel(server->address()), ""), "SERVING");
+}
+
+TEST_F(GrpcTest, RefusesAPoorTokenFile) {
+  EXPECT_EQ(ReadTokenFile(TokenFile("s", "short")).status().code(),
+            absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(ReadTokenFile(TokenFile("two", "0123456789abcdef\n0123456789abcdef")).status().code(),
+            absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(ReadTokenFile(dir_.File("none")).status().code(), absl::StatusCode::kNotFound);
+}
+
+TEST_F(GrpcTest, TlsIsSpokenAndTheServerIsVerified) {
+  const auto openssl =
+      Subprocess::Spawn({.argv = {"openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt",
+                                  "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2", "-subj",
+                                  "/CN=localhost", "-addext", "subjectAltName=IP:127.0.0.1",
+                                  "-keyout", dir_.File("key"), "-out", dir_.File("cert")}});
+  ASSERT_TRUE(openssl.ok() && (*openssl)->Wait().ok()) << openssl.status();
+  const auto server =
+      StartServer({.tls = {.cert_file = dir_.File("cert"), .key_file = dir_.File("key")},
+                   .token_file = TokenFile("t", "0123456789abcdef")});
+  const auto good =
+      *MakeChannel(server->address(), {.ca_file = dir_.File("cert"), .token_file = dir_.File("t")});
+  EXPECT_TRUE(List(good).ok()) << List(good);
+  const auto no_token = *MakeChannel(server->address(), {.ca_file = dir_.File("cert")});
+  EXPECT_EQ(List(no_token).code(), absl::StatusCode::kUnauthenticated);
+  const auto plain = *MakeChannel(server->address(), {.token_file = dir_.File("t")});
+  EXPECT_EQ(List(plain).code(), absl::StatusCode::kUnavailable);
+  EXPECT_EQ(service_.calls, 1);
+}
+
+TEST_F(GrpcTest, RefusesACertificateThatIsNone) {
+  ASSERT_TRUE(WriteFileDurably(dir_.File("junk"), "junk").ok());
+  const auto server =
+      GrpcServer::Start({.listen = "127.0.0.1:0",
+                         .tls = {.cert_file = dir_.File("junk"), .key_file = dir_.File("junk")}},
+                        {&service_});
+  EXPECT_EQ(server.status().code(), absl::StatusCode::kInvalidArgument) << server.status();
+  EXPECT_EQ(GrpcServer::Start({.listen = "127.0.0.1:0", .tls = {.cert_file = dir_.File("junk")}},
+                              {&service_})
+                .status()
+                .code(),
+            absl::StatusCode::kInvalidArgument);
+}
+
+TEST(CheckServerExposure, RefusesTheOpenNetworkWithoutTlsAndToken) {
+  const absl::Status open = CheckServerExposure({.listen = "0.0.0.0:7070"});
+  EXPECT_EQ(open.code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_THAT(std::string(open.message()), HasSubstr("--insecure"));
+  EXPECT_FALSE(CheckServerExposure({.listen = "0.0.0.0:7070", .token_file = "t"}).ok());
+  EXPECT_FALSE(
+      CheckServerExposure({.listen = "[::]:7070", .tls = {.cert_file = "c", .key_file = "k"}})
+          .ok());
+  EXPECT_TRUE(
+      CheckServerExposure(
+          {.listen = "0.0.0.0:7070", .tls = {.cert_file = "c", .key_file = "k"}, .token_file = "t"})
+          .ok());
+  EXPECT_TRUE(CheckServerExposure({.listen = "0.0.0.0:7070", .insecure = true}).ok());
+  EXPECT_TRUE(CheckServerExposure({.listen = "127.0.0.1:0"}).ok());
+  EXPECT_EQ(CheckServerExposure({.listen = "x"}).code(), absl::StatusCode::kInvalidArgument);
+}
+
+TEST_F(GrpcTest, NamesTheFlagOfATakenPort) {
+  const auto first = StartServer({});
+  const auto second = GrpcServer::Start({.listen = first->address()}, {&service_});
+  EXPECT_EQ(second.status().code(), absl::StatusCode::kAlreadyExists) << second.status();
+  EXPECT_THAT(std::string(second.status().message()), HasSubstr("--listen"));
+}
+
+TEST_F(GrpcTest, CountsCallsByMethodAndCode) {
+  MetricsRegistry metrics("mindforge-test");
+  const auto server =
+      StartServer({.token_file = TokenFile("t", "0123456789abcdef"), .metrics = &metrics});
+  ASSERT_TRUE(List(*MakeChannel(server->address(), {.token_file = dir_.File("t")})).ok());
+  EXPECT_FALSE(List(*MakeChannel(server->address())).ok());
+  server->Drain(absl::Seconds(5));
+  const std::string text = metrics.Text();
+  EXPECT_THAT(text, HasSubstr("grpc_server_handled_total{grpc_code=\"OK\",grpc_method="
+                              "\"ListWorkers\",grpc_service=\"mindforge.v1.WorkerService\"} 1"));
+  EXPECT_THAT(text, HasSubstr("grpc_code=\"Unauthenticated\""));
+  EXPECT_THAT(text, HasSubstr("grpc_server_handling_seconds_count{grpc_method=\"ListWorkers\""));
+}
+
+TEST_F(GrpcTest, AnUnreachableServerIsUnavailable) {
+  const auto server = StartServer({});
+  const auto channel = *MakeChannel(server->address());
+  EXPECT_TRUE(List(channel).ok());
+  server->Drain(absl::ZeroDuration());
+  EXPECT_EQ(List(channel).code(), absl::StatusCode::kUnavailable);
+}
+
+}  // namespace
+}  // namespace mindforge
