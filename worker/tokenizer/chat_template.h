@@ -19,7 +19,8 @@ struct ChatMessage {
 
 struct ChatRenderOptions {
   bool add_generation_prompt = true;
-  // false closes an empty <think> block in the generation prompt; unset and true do not.
+  // false puts an empty <think> block into the generation prompt; true opens one where the template
+  // does (MiniMind-3). Unset is what the template takes it for.
   std::optional<bool> enable_thinking;
 };
 
@@ -27,8 +28,9 @@ struct ChatRenderOptions {
 class ChatTemplate {
  public:
   enum class Kind {
-    kMiniMind2,  // ChatML with a default system line
-    kMiniMind3,  // ChatML without one
+    kMiniMind2,          // ChatML with a default system line
+    kMiniMind2NoSystem,  // the same without it
+    kMiniMind3,          // without it too, and every answer with a <think> block, perhaps empty
   };
 
   // `source` is a folder's Jinja template (Tokenizer::chat_template()). INVALID_ARGUMENT when it is

@@ -1,0 +1,43 @@
+// tokenizer.json and tokenizer_config.json, checked and turned into plain values. It does not
+// encode or decode.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <unordered_map>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "worker/tokenizer/added_tokens.h"
+#include "worker/tokenizer/bpe_model.h"
+
+namespace mindforge {
+
+struct TokenizerDefinition {
+  std::unordered_map<std::string, int32_t> ids;  // by token, added ones included
+  std::vector<std::string> tokens;               // by id; empty where there is none
+  std::array<int32_t, 256> byte_ids{};
+  std::vector<BpeMerge> merges;
+  std::vector<AddedToken> added;
+  bool ignore_merges = false;
+  bool add_prefix_space = false;
+  bool use_regex = true;
+};
+
+// INVALID_ARGUMENT says what is missing, of a wrong type or not supported, and the remedy.
+absl::StatusOr<TokenizerDefinition> ParseTokenizerJson(std::string_view text);
+
+struct TokenizerConfig {
+  std::string bos_token;
+  std::string eos_token;
+  std::string pad_token;
+  std::string chat_template;
+};
+
+absl::StatusOr<TokenizerConfig> ParseTokenizerConfig(std::string_view text);
+
+}  // namespace mindforge
