@@ -7,18 +7,6 @@
 
 namespace mindforge {
 
-int64_t StepBatch::TokenCount() const {
-  int64_t count = 0;
-  for (const StepRow& row : rows) count += static_cast<int64_t>(row.tokens.size());
-  return count;
-}
-
-int64_t StepBatch::LogitsCount() const {
-  int64_t count = 0;
-  for (const StepRow& row : rows) count += row.logits;
-  return count;
-}
-
 LiveModel::LiveModel(std::unique_ptr<ModelRunner> runner, std::string weights_version,
                      const EngineOptions& options)
     : runner_(std::move(runner)),

@@ -25,8 +25,16 @@ struct StepRow {
 struct StepBatch {
   std::vector<StepRow> rows;
 
-  int64_t TokenCount() const;
-  int64_t LogitsCount() const;
+  int64_t TokenCount() const {
+    int64_t count = 0;
+    for (const StepRow& row : rows) count += static_cast<int64_t>(row.tokens.size());
+    return count;
+  }
+  int64_t LogitsCount() const {
+    int64_t count = 0;
+    for (const StepRow& row : rows) count += row.logits;
+    return count;
+  }
 };
 
 // A model with KV memory for `slots` sequences of up to `max_context` tokens.
