@@ -1,0 +1,188 @@
+#include "worker/train/checkpoint_writer.h"
+
+#include <ATen/ops/empty.h>
+#include <c10/core/StreamGuard.h>
+#include <c10/core/impl/VirtualGuardImpl.h>
+#include <pthread.h>
+#include <xxhash.h>
+
+#include <cstring>
+#include <exception>
+#include <filesystem>
+#include <system_error>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "common/durable_file.h"
+#include "common/status_macros.h"
+#include "worker/train/failure.h"
+#include "worker/train/parameters_io.h"
+
+namespace mindforge {
+namespace {
+
+constexpr size_t kMaxManifestBytes = 1 << 20;
+
+at::Tensor HostBuffer(const at::Tensor& like) {
+  return at::empty({like.numel()},
+                   at::TensorOptions().dtype(at::kFloat).pinned_memory(like.device().is_cuda()));
+}
+
+void CopyToHost(const at::Tensor& from, const at::Tensor& to) {
+  if (from.device().is_cuda()) {
+    to.copy_(from);
+    return;
+  }
+  // Not copy_: it would start a second team of threads beside the one that trains.
+  std::memcpy(to.mutable_data_ptr(), from.const_data_ptr(), from.nbytes());
+}
+
+int64_t FolderBytes(const std::string& path) {
+  int64_t bytes = 0;
+  std::error_code error;
+  for (const auto& file : std::filesystem::directory_iterator(path, error)) {
+    const auto size = file.file_size(error);
+    if (!error) bytes += static_cast<int64_t>(size);
+  }
+  return bytes;
+}
+
+// XXH3-64 of MANIFEST.json as 16 hexadecimal digits: names the checkpoint's content.
+absl::StatusOr<std::string> ManifestDigest(const std::string& path) {
+  ASSIGN_OR_RETURN(const std::string manifest,
+                   ReadFile(JoinPath(path, "MANIFEST.json"), kMaxManifestBytes));
+  return absl::StrFormat("%016x", XXH3_64bits(manifest.data(), manifest.size()));
+}
+
+}  // namespace
+
+CheckpointWriter::CheckpointWriter(CheckpointWriterOptions options, const Minimind& model,
+                                   const AdamW& optimizer, const Clock& clock, ProgressSink& sink)
+    : options_(std::move(options)),
+      model_(model),
+      optimizer_(optimizer),
+      clock_(clock),
+      sink_(sink),
+      thread_([this] { Run(); }) {}
+
+CheckpointWriter::~CheckpointWriter() {
+  {
+    MutexLock lock(mutex_);
+    closing_ = true;
+    changed_.SignalAll();
+  }
+  thread_.join();
+}
+
+absl::Duration CheckpointWriter::WaitUntil(const bool& flag) {
+  if (flag) return absl::ZeroDuration();
+  const absl::Duration start = clock_.MonotonicNow();
+  while (!flag) changed_.Wait(mutex_);
+  return clock_.MonotonicNow() - start;
+}
+
+absl::Duration CheckpointWriter::Start(CheckpointState state, bool final) {
+  MutexLock lock(mutex_);
+  const absl::Duration waited = WaitUntil(idle_);
+  request_ = Request{.state = std::move(state), .final = final};
+  copied_ = false;
+  idle_ = false;
+  changed_.SignalAll();
+  return waited;
+}
+
+absl::Duration CheckpointWriter::WaitForCopy() {
+  MutexLock lock(mutex_);
+  return WaitUntil(copied_);
+}
+
+absl::Status CheckpointWriter::Finish() {
+  MutexLock lock(mutex_);
+  WaitUntil(idle_);
+  return last_;
+}
+
+void CheckpointWriter::Run() {
+  pthread_setname_np(pthread_self(), "checkpoint");
+  while (true) {
+    Request request;
+    {
+      MutexLock lock(mutex_);
+      while (!request_.has_value() && !closing_) changed_.Wait(mutex_);
+      if (!request_.has_value()) return;
+      request = *std::exchange(request_, std::nullopt);
+    }
+    absl::Status status;
+    try {
+      Copy();
+    } catch (const std::exception& error) {
+      status = StatusOfException(error, "copying the weights for a checkpoint");
+    }
+    {
+      MutexLock lock(mutex_);
+      copied_ = true;
+      changed_.SignalAll();
+    }
+    if (status.ok()) status = Write(request);
+    if (!status.ok()) {
+      sink_.OnLog(LogSeverity::kERROR,
+                  absl::StrCat("checkpoint of step ", request.state.step,
+                               " was not written: ", std::string(status.message()),
+                               request.final ? "" : "; training goes on, the next one is tried"));
+    }
+    MutexLock lock(mutex_);
+    last_ = std::move(status);
+    idle_ = true;
+    changed_.SignalAll();
+  }
+}
+
+void CheckpointWriter::Copy() {
+  if (!weights_.defined()) {
+    weights_ = HostBuffer(model_.flat_parameters());
+    first_moment_ = HostBuffer(model_.flat_parameters());
+    second_moment_ = HostBuffer(model_.flat_parameters());
+  }
+  std::optional<c10::StreamGuard> stream;
+  if (model_.device().is_cuda()) {
+    // A stream of its own, so that the copy runs beside the next forward and backward.
+    const c10::impl::VirtualGuardImpl device(model_.device().type());
+    stream.emplace(device.getStreamFromGlobalPool(model_.device()));
+  }
+  CopyToHost(model_.flat_parameters(), weights_);
+  CopyToHost(optimizer_.first_moment(), first_moment_);
+  CopyToHost(optimizer_.second_moment(), second_moment_);
+}
+
+absl::Status CheckpointWriter::Write(const Request& request) {
+  const absl::Duration start = clock_.MonotonicNow();
+  const std::vector<ParameterView>& parameters = model_.parameters();
+  const auto model = ViewsOf(
+      parameters, [](std::string_view name) { return std::string(name); },
+      weights_.const_data_ptr<float>());
+  auto optimizer = ViewsOf(parameters, FirstMomentName, first_moment_.const_data_ptr<float>());
+  for (TensorView& view :
+       ViewsOf(parameters, SecondMomentName, second_moment_.const_data_ptr<float>())) {
+    optimizer.push_back(std::move(view));
+  }
+  const CheckpointContents contents{.state = request.state,
+                                    .model_config = model_.config(),
+                                    .model = model,
+                                    .optimizer = optimizer,
+                                    .tokenizer_path = options_.tokenizer_path};
+  ASSIGN_OR_RETURN(const CheckpointFolder folder, WriteCheckpoint(options_.dir, contents));
+  ASSIGN_OR_RETURN(const std::string digest, ManifestDigest(folder.path));
+  const double seconds = absl::ToDoubleSeconds(clock_.MonotonicNow() - start);
+  sink_.OnCheckpoint({.folder = folder,
+                      .size_bytes = FolderBytes(folder.path),
+                      .loss = request.state.loss,
+                      .manifest_digest = digest,
+                      .write_seconds = seconds,
+                      .final = request.final});
+  sink_.OnLog(LogSeverity::kINFO, absl::StrFormat("checkpoint of step %d written in %.2f s",
+                                                  request.state.step, seconds));
+  return absl::OkStatus();
+}
+
+}  // namespace mindforge

@@ -1,0 +1,32 @@
+// What a run derives from its settings before any tensor exists: opened data, the model's full
+// configuration, the number of steps, and a hash of all that ranks must agree on. Torch-free.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+
+#include "absl/status/statusor.h"
+#include "nlohmann/json.hpp"
+#include "worker/data/dataset.h"
+#include "worker/data/order.h"
+#include "worker/train/progress_sink.h"
+#include "worker/train/train_options.h"
+
+namespace mindforge {
+
+struct JobSetup {
+  std::unique_ptr<Dataset> dataset;
+  std::unique_ptr<EpochPlan> plan;
+  ModelConfig model;  // vocab_size filled in
+  int64_t total_steps = 0;
+  nlohmann::json settings;  // for state.json
+  uint64_t agreement = 0;   // see Vote::agreement
+};
+
+// Opens the data (tokenizing it when nobody has), checks model and data against each other, and
+// reports progress. INVALID_ARGUMENT names the job file's fields at fault; FAILED_PRECONDITION: the
+// dataset is another than at the job's first start.
+absl::StatusOr<JobSetup> SetUpJob(const TrainOptions& options, ProgressSink& sink);
+
+}  // namespace mindforge

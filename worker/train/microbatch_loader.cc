@@ -1,0 +1,53 @@
+#include "worker/train/microbatch_loader.h"
+
+#include <ATen/ops/empty.h>
+
+namespace mindforge {
+namespace {
+
+template <typename T>
+absl::Span<T> SpanOf(const at::Tensor& tensor, int64_t elements) {
+  if (!tensor.defined()) return {};
+  return absl::MakeSpan(static_cast<T*>(tensor.mutable_data_ptr()), static_cast<size_t>(elements));
+}
+
+}  // namespace
+
+MicrobatchLoader::MicrobatchLoader(const Dataset& dataset, const EpochPlan& plan,
+                                   int64_t microbatch_size)
+    : dataset_(dataset), plan_(plan) {
+  const int64_t length = dataset.row_length();
+  input_ids_ = at::empty({microbatch_size, length}, at::kLong);
+  targets_ = at::empty({microbatch_size, length}, at::kLong);
+  mask_ = at::empty({microbatch_size, length}, at::kByte);
+  if (dataset.packing()) document_starts_ = at::empty({microbatch_size, length}, at::kInt);
+  mask_values_.resize(static_cast<size_t>(microbatch_size * length));
+}
+
+MicrobatchLoader::Loaded MicrobatchLoader::Load(const StepPosition& position, int64_t microbatch) {
+  const std::vector<int64_t> sequences =
+      plan_.SequencesOf(position.epoch, position.step_in_epoch, microbatch);
+  const auto rows = static_cast<int64_t>(sequences.size());
+  const int64_t elements = rows * dataset_.row_length();
+  dataset_.FillMicrobatch(
+      sequences, {.inputs = SpanOf<int64_t>(input_ids_, elements),
+                  .targets = SpanOf<int64_t>(targets_, elements),
+                  .mask = absl::MakeSpan(mask_values_.data(), static_cast<size_t>(elements)),
+                  .document_starts = SpanOf<int32_t>(document_starts_, elements)});
+  Loaded loaded{.sequences = rows};
+  const absl::Span<uint8_t> mask = SpanOf<uint8_t>(mask_, elements);
+  for (int64_t i = 0; i < elements; ++i) {
+    mask[i] = mask_values_[i] != 0;
+    loaded.tokens += mask[i];
+  }
+  loaded.microbatch = {.input_ids = input_ids_.narrow(0, 0, rows),
+                       .targets = targets_.narrow(0, 0, rows),
+                       .mask = mask_.narrow(0, 0, rows)};
+  if (document_starts_.defined()) {
+    // Where a document starts tells it apart from the others of its row.
+    loaded.microbatch.document_ids = document_starts_.narrow(0, 0, rows);
+  }
+  return loaded;
+}
+
+}  // namespace mindforge

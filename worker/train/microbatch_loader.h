@@ -1,0 +1,38 @@
+// Microbatch i of step s as tensors, straight from the token cache: a pure function of dataset,
+// seed and place. It does not know ranks. The tensors are reused: one microbatch lives at a time.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <cstdint>
+#include <vector>
+
+#include "worker/data/dataset.h"
+#include "worker/data/order.h"
+#include "worker/model/minimind.h"
+
+namespace mindforge {
+
+// Not thread-safe. Borrows dataset and plan, which must outlive it.
+class MicrobatchLoader {
+ public:
+  MicrobatchLoader(const Dataset& dataset, const EpochPlan& plan, int64_t microbatch_size);
+
+  struct Loaded {
+    Microbatch microbatch;  // valid until the next Load
+    int64_t sequences = 0;
+    int64_t tokens = 0;  // unmasked targets
+  };
+  Loaded Load(const StepPosition& position, int64_t microbatch);
+
+ private:
+  const Dataset& dataset_;
+  const EpochPlan& plan_;
+  at::Tensor input_ids_;        // int64 [B, T]
+  at::Tensor targets_;          // int64 [B, T]
+  at::Tensor mask_;             // uint8 [B, T]
+  at::Tensor document_starts_;  // int32 [B, T], undefined in pad mode
+  std::vector<float> mask_values_;
+};
+
+}  // namespace mindforge

@@ -1,0 +1,139 @@
+#include "worker/train/starting_point.h"
+
+#include <optional>
+#include <string>
+
+#include "absl/strings/str_cat.h"
+#include "common/error_details.h"
+#include "common/status_macros.h"
+#include "worker/dist/step_timeout.h"
+#include "worker/formats/checkpoint.h"
+#include "worker/formats/hf_folder.h"
+#include "worker/train/failure.h"
+#include "worker/train/parameters_io.h"
+
+namespace mindforge {
+namespace {
+
+enum Tag : uint32_t { kHeaderTag = 10, kWeightsTag, kFirstMomentTag, kSecondMomentTag };
+
+// What rank 0 tells the others; travels as its bytes.
+struct Header {
+  int64_t step = 0;
+  double loss = 0;
+  int64_t weights_follow = 0;
+  int64_t moments_follow = 0;
+};
+
+// Nothing when the checkpoint is bad and was set aside.
+absl::StatusOr<std::optional<LoadedCheckpoint>> TryLoad(const CheckpointFolder& folder,
+                                                        ProgressSink& sink) {
+  auto loaded = LoadCheckpoint(folder.path);
+  if (loaded.ok()) return std::optional<LoadedCheckpoint>(*std::move(loaded));
+  const absl::Status& status = loaded.status();
+  const bool bad =
+      absl::IsDataLoss(status) || absl::IsNotFound(status) || absl::IsInvalidArgument(status);
+  if (!bad) return Annotate(status, absl::StrCat("loading ", folder.path));
+  const std::string detail(status.message());
+  sink.OnLog(LogSeverity::kERROR,
+             absl::StrCat("checkpoint of step ", folder.step, " cannot be used: ", detail,
+                          "; the one before it is tried"));
+  if (!absl::IsNotFound(status)) {
+    if (const auto moved = QuarantineCheckpoint(folder.path); !moved.ok()) {
+      sink.OnLog(LogSeverity::kWARNING, absl::StrCat(folder.path, " could not be set aside: ",
+                                                     std::string(moved.status().message())));
+    }
+  }
+  sink.OnCorruptCheckpoint(folder, detail);
+  return std::optional<LoadedCheckpoint>();
+}
+
+absl::StatusOr<std::optional<Header>> LoadNewest(const TrainOptions& options,
+                                                 const std::string& dataset_digest, Minimind& model,
+                                                 AdamW& optimizer, ProgressSink& sink) {
+  for (const CheckpointFolder& folder : options.resume_points) {
+    ASSIGN_OR_RETURN(const auto checkpoint, TryLoad(folder, sink));
+    if (!checkpoint.has_value()) continue;
+    const CheckpointState& state = checkpoint->state;
+    if (!state.dataset_digest.empty() && state.dataset_digest != dataset_digest) {
+      return InvalidArgument(
+          "data.path",
+          absl::StrCat("the dataset is another (digest ", dataset_digest,
+                       ") than the one that checkpoint ", folder.path, " was trained on (",
+                       state.dataset_digest, "); put the old file back, or submit a new job"));
+    }
+    if (const absl::Status status = LoadCheckpointTensors(*checkpoint, model, optimizer);
+        !status.ok()) {
+      return BlameField(Annotate(status, absl::StrCat("checkpoint ", folder.path)), "model");
+    }
+    sink.OnLog(LogSeverity::kINFO,
+               absl::StrCat("going on from step ", state.step, " (", folder.path, ")"));
+    return std::optional<Header>(
+        Header{.step = state.step, .loss = state.loss, .weights_follow = 1, .moments_follow = 1});
+  }
+  return std::optional<Header>();
+}
+
+absl::Status LoadInitial(const std::string& path, Minimind& model, ProgressSink& sink) {
+  auto folder = OpenModelFolder(path);
+  if (!folder.ok()) return BlameField(folder.status(), "training.init_from");
+  for (const std::string& warning : folder->warnings) {
+    sink.OnLog(LogSeverity::kWARNING, absl::StrCat(path, ": ", warning));
+  }
+  if (const absl::Status status = LoadModelFolder(*folder, model); !status.ok()) {
+    return BlameField(Annotate(status, absl::StrCat(path, " does not fit the job's model")),
+                      "training.init_from");
+  }
+  sink.OnLog(LogSeverity::kINFO, absl::StrCat("starting from the weights in ", path));
+  return absl::OkStatus();
+}
+
+// Rank 0's part: fills model and optimizer, says what the others must be sent.
+absl::StatusOr<Header> Prepare(const TrainOptions& options, const std::string& dataset_digest,
+                               Minimind& model, AdamW& optimizer, ProgressSink& sink) {
+  ASSIGN_OR_RETURN(const std::optional<Header> resumed,
+                   LoadNewest(options, dataset_digest, model, optimizer, sink));
+  if (resumed.has_value()) return *resumed;
+  if (!options.resume_points.empty()) {
+    sink.OnLog(LogSeverity::kWARNING, "no checkpoint of this job can be used: it starts anew");
+  }
+  if (!options.recipe.init_from.empty()) {
+    RETURN_IF_ERROR(LoadInitial(options.recipe.init_from, model, sink));
+    return Header{.weights_follow = 1};
+  }
+  model.InitializeWeights(options.recipe.seed);
+  return Header{};
+}
+
+absl::Status Share(const at::Tensor& flat, uint32_t tag, ProcessGroup& group) {
+  return group.BroadcastDevice(flat.mutable_data_ptr(), static_cast<int64_t>(flat.nbytes()), tag,
+                               StepTimeout::kCeiling);
+}
+
+}  // namespace
+
+absl::StatusOr<StartingPoint> RestoreOrInitialize(const TrainOptions& options,
+                                                  const std::string& dataset_digest,
+                                                  Minimind& model, AdamW& optimizer,
+                                                  ProcessGroup& group, ProgressSink& sink) {
+  Header header;
+  if (options.rank == 0) {
+    ASSIGN_OR_RETURN(header, Prepare(options, dataset_digest, model, optimizer, sink));
+  }
+  RETURN_IF_ERROR(group.BroadcastHost(&header, sizeof(header), kHeaderTag, StepTimeout::kCeiling));
+  // A pure function of the seed: cheaper to compute than to send.
+  if (options.rank != 0 && header.weights_follow == 0) {
+    model.InitializeWeights(options.recipe.seed);
+  }
+  if (header.weights_follow != 0) {
+    RETURN_IF_ERROR(Share(model.flat_parameters(), kWeightsTag, group));
+    if (options.rank != 0) model.ParametersChanged();
+  }
+  if (header.moments_follow != 0) {
+    RETURN_IF_ERROR(Share(optimizer.first_moment(), kFirstMomentTag, group));
+    RETURN_IF_ERROR(Share(optimizer.second_moment(), kSecondMomentTag, group));
+  }
+  return StartingPoint{.step = header.step, .loss = header.loss};
+}
+
+}  // namespace mindforge

@@ -1,0 +1,67 @@
+// What one rank is asked to train: the job's settings with every default filled in, and its place
+// in the generation. Plain values; the program that makes them from an order knows the wire format.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "absl/time/time.h"
+#include "worker/formats/checkpoint.h"
+#include "worker/formats/model_config.h"
+
+namespace mindforge {
+
+struct TrainDataOptions {
+  std::string path;
+  std::string tokenizer;
+  int64_t max_seq_len = 512;
+  bool packing = false;
+  std::string cache_dir;
+};
+
+struct TrainRecipe {
+  int64_t epochs = 1;
+  int64_t microbatch_size = 32;
+  int64_t accumulation_steps = 8;
+  double learning_rate = 5e-4;
+  double grad_clip = 1.0;
+  double weight_decay = 0.01;
+  bool bfloat16 = true;
+  uint64_t seed = 42;
+  int64_t max_steps = 0;  // 0: the epochs decide
+  std::string init_from;  // model folder, empty: fresh weights
+};
+
+struct TrainDevice {
+  int cuda_index = -1;  // -1: the CPU
+  int threads = 1;      // that a CPU rank computes with
+  std::string model;    // "NVIDIA H100 80GB HBM3"
+  std::string signature;
+};
+
+struct TrainOptions {
+  std::string job_id;
+  int64_t generation = 1;
+  int rank = 0;
+  int world_size = 1;
+
+  // vocab_size 0: the tokenizer's.
+  ModelConfig model;
+  TrainDataOptions data;
+  TrainRecipe recipe;
+  TrainDevice device;
+
+  std::string checkpoint_dir;      // the job's own
+  int64_t checkpoint_every = 100;  // steps, 0: only the last
+  int64_t log_every_steps = 10;
+  std::vector<CheckpointFolder> resume_points;  // newest first
+  std::string dataset_digest;                   // must be met; empty: any
+  std::vector<WorldSizeChange> world_size_history;
+
+  int store_fd = -1;  // rank 0's listening socket, which training takes over
+  std::string advertise_host = "127.0.0.1";
+  absl::Duration join_timeout = absl::Minutes(10);
+};
+
+}  // namespace mindforge

@@ -1,0 +1,388 @@
+#include "worker/train/train_run.h"
+
+#include <ATen/core/Tensor.h>
+
+#include <cmath>
+#include <exception>
+#include <optional>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "common/durable_file.h"
+#include "common/error_details.h"
+#include "common/status_macros.h"
+#include "worker/dist/gradient_reducer.h"
+#include "worker/dist/process_group.h"
+#include "worker/dist/step_commit.h"
+#include "worker/dist/step_timeout.h"
+#include "worker/model/adamw.h"
+#include "worker/model/minimind.h"
+#include "worker/model/schedule.h"
+#include "worker/train/checkpoint_writer.h"
+#include "worker/train/device_setup.h"
+#include "worker/train/failure.h"
+#include "worker/train/flops.h"
+#include "worker/train/job_setup.h"
+#include "worker/train/microbatch_loader.h"
+#include "worker/train/starting_point.h"
+#include "worker/train/step_report.h"
+
+namespace mindforge {
+namespace {
+
+enum Tag : uint32_t { kVoteTag = 1, kEndTag = 2 };
+
+// At most so often a rank says where it is; every change of phase is said at once.
+constexpr absl::Duration kStateInterval = absl::Milliseconds(500);
+
+// Seconds since it was last asked.
+class Lap {
+ public:
+  explicit Lap(const Clock& clock) : clock_(clock), last_(clock.MonotonicNow()) {}
+  double operator()() {
+    const absl::Duration now = clock_.MonotonicNow();
+    return absl::ToDoubleSeconds(now - std::exchange(last_, now));
+  }
+
+ private:
+  const Clock& clock_;
+  absl::Duration last_;
+};
+
+}  // namespace
+
+class TrainRun::Impl {
+ public:
+  Impl(TrainOptions options, const Clock& clock, TrainControl& control, ProgressSink& sink)
+      : options_(std::move(options)), clock_(clock), control_(control), sink_(sink) {}
+
+  absl::StatusOr<TrainOutcome> Run() {
+    absl::StatusOr<TrainOutcome> outcome = TryRun();
+    // A checkpoint under way when the group was lost is worth its second: the next generation goes
+    // on from it.
+    if (!outcome.ok() && writer_ != nullptr) writer_->Finish().IgnoreError();  // it has logged
+    return outcome;
+  }
+
+ private:
+  absl::StatusOr<TrainOutcome> TryRun() {
+    try {
+      RETURN_IF_ERROR(WarmUp());
+      RETURN_IF_ERROR(JoinGroup());
+      ASSIGN_OR_RETURN(const StartingPoint start,
+                       RestoreOrInitialize(options_, setup_.dataset->digest(), *model_, *optimizer_,
+                                           *group_, sink_));
+      RETURN_IF_ERROR(CheckSharedStorage());
+      return TrainFrom(start);
+    } catch (const std::exception& error) {
+      return StatusOfException(error, "training");
+    }
+  }
+
+  // What one step leaves behind for its vote and record.
+  struct StepResult {
+    double loss = 0;
+    double learning_rate = 0;
+    double gradient_norm = 0;
+    int64_t tokens = 0;     // of this rank
+    int64_t sequences = 0;  // of this rank
+    StepTimings timings;
+  };
+
+  absl::Status WarmUp();
+  absl::Status JoinGroup();
+  absl::Status CheckSharedStorage();
+  absl::StatusOr<TrainOutcome> TrainFrom(const StartingPoint& start);
+  absl::StatusOr<StepResult> TrainStep(int64_t step);
+  absl::Status ComputeRun(const StepPosition& position, const MicrobatchRange& run,
+                          StepResult* result);
+  absl::Status Update(int64_t step, int64_t microbatches, StepResult* result, Lap& lap);
+  absl::StatusOr<StepDecision> VoteOnStep();
+  absl::StatusOr<TrainOutcome> End(TrainOutcome outcome);
+
+  bool CheckpointDue(int64_t step, bool stop) const;
+  double StartCheckpoint(int64_t step, double loss, bool final);
+  void Report(int64_t step, const StepResult& result, const StepDecision& decision);
+  void ReportState(TrainPhase phase, bool always = true);
+  absl::Status NotFinite(std::string_view what, double value, int64_t step) const;
+
+  const TrainOptions options_;
+  const Clock& clock_;
+  TrainControl& control_;
+  ProgressSink& sink_;
+
+  // In the order in which they are made; each uses those before it.
+  JobSetup setup_;
+  std::optional<c10::Device> device_;
+  std::unique_ptr<Minimind> model_;
+  std::unique_ptr<AdamW> optimizer_;
+  std::unique_ptr<MicrobatchLoader> loader_;
+  std::unique_ptr<ProcessGroup> group_;
+  std::unique_ptr<GradientReducer> reducer_;
+  std::unique_ptr<CheckpointWriter> writer_;  // rank 0 alone
+  std::optional<StepCommit> commit_;
+
+  StepTimeout timeout_;
+  bool after_checkpoint_ = false;  // rank 0 may stall in the step after one
+  int64_t resumed_from_ = -1;
+  int64_t checkpointed_ = -1;  // newest step whose checkpoint was started, or that we resumed from
+  double flops_per_token_ = 0;
+  absl::Duration last_state_ = -absl::InfiniteDuration();
+};
+
+absl::Status TrainRun::Impl::WarmUp() {
+  sink_.OnState({.detail = "opening the data"});
+  ASSIGN_OR_RETURN(device_, SetUpDevice(options_.device));
+  ASSIGN_OR_RETURN(setup_, SetUpJob(options_, sink_));
+  if (options_.rank == 0) {
+    if (const absl::Status made = MakeDirs(options_.checkpoint_dir); !made.ok()) {
+      return BlameField(made, "checkpoint.dir");
+    }
+    RemoveCheckpointLeftovers(options_.checkpoint_dir).status().IgnoreError();  // tidiness only
+  }
+  ReportState(TrainPhase::kWarmingUp);
+  const MinimindOptions model{
+      .compute = options_.recipe.bfloat16 ? ComputeDtype::kBfloat16 : ComputeDtype::kFloat32,
+      .attention = setup_.model.flash_attention ? AttentionPath::kFused : AttentionPath::kPlain};
+  auto made = Minimind::Create(setup_.model, *device_, model);
+  if (!made.ok()) return BlameField(made.status(), "model");
+  model_ = *std::move(made);
+  optimizer_ = std::make_unique<AdamW>(model_->parameter_count(), *device_,
+                                       AdamWOptions{.weight_decay = options_.recipe.weight_decay,
+                                                    .clip_norm = options_.recipe.grad_clip});
+  loader_ = std::make_unique<MicrobatchLoader>(*setup_.dataset, *setup_.plan,
+                                               options_.recipe.microbatch_size);
+  flops_per_token_ = FlopsPerToken(setup_.model, setup_.dataset->row_length());
+  return absl::OkStatus();
+}
+
+absl::Status TrainRun::Impl::JoinGroup() {
+  ReportState(TrainPhase::kJoining);
+  ProcessGroupOptions group{.rank = options_.rank,
+                            .world_size = options_.world_size,
+                            .generation = options_.generation,
+                            .store_fd = options_.store_fd,
+                            .advertise_host = options_.advertise_host,
+                            .cuda_device = options_.device.cuda_index,
+                            .join_timeout = options_.join_timeout};
+  if (options_.rank != 0) {
+    ASSIGN_OR_RETURN(const HostPort store, control_.WaitForRendezvous(options_.join_timeout));
+    group.store_host = store.host;
+    group.store_port = store.port;
+  }
+  ASSIGN_OR_RETURN(group_, ProcessGroup::Join(group));
+  reducer_ = std::make_unique<GradientReducer>(model_->parameter_count(), *device_, *group_);
+  return absl::OkStatus();
+}
+
+// Rank 0 made the folder before the group formed, so whoever shares its storage sees it.
+absl::Status TrainRun::Impl::CheckSharedStorage() {
+  if (PathExists(options_.checkpoint_dir)) return absl::OkStatus();
+  return InvalidArgument(
+      "checkpoint.dir",
+      absl::StrCat(options_.checkpoint_dir, " was made by rank 0 and is not there for rank ",
+                   options_.rank, "; use storage that all workers of the job share"));
+}
+
+absl::StatusOr<TrainOutcome> TrainRun::Impl::TrainFrom(const StartingPoint& start) {
+  resumed_from_ = checkpointed_ = start.step;
+  commit_.emplace(options_.rank, options_.world_size, start.step, setup_.agreement);
+  if (options_.rank == 0) {
+    writer_ = std::make_unique<CheckpointWriter>(
+        CheckpointWriterOptions{.dir = options_.checkpoint_dir,
+                                .tokenizer_path = options_.data.tokenizer},
+        *model_, *optimizer_, clock_, sink_);
+  }
+  ReportState(TrainPhase::kTraining);
+  // The vote before the first step: all are at the same place, train the same, and may have been
+  // told to stop already.
+  ASSIGN_OR_RETURN(StepDecision decision, VoteOnStep());
+  for (int64_t step = start.step + 1; step <= setup_.total_steps && !decision.stop; ++step) {
+    Lap whole(clock_);
+    ASSIGN_OR_RETURN(StepResult result, TrainStep(step));
+    commit_->Applied(step, result.tokens, result.sequences,
+                     result.timings.data + result.timings.compute);
+    Lap vote(clock_);
+    ASSIGN_OR_RETURN(decision, VoteOnStep());
+    result.timings.vote = vote();
+    const bool last = step == setup_.total_steps;
+    after_checkpoint_ = CheckpointDue(step, decision.stop);
+    if (after_checkpoint_) result.timings.stall += StartCheckpoint(step, result.loss, last);
+    result.timings.whole = whole();
+    timeout_.Measured(result.timings.whole);
+    Report(step, result, decision);
+  }
+  const bool finished = commit_->applied_step() >= setup_.total_steps;
+  return End(finished ? TrainOutcome::kFinished : TrainOutcome::kStopped);
+}
+
+absl::StatusOr<TrainRun::Impl::StepResult> TrainRun::Impl::TrainStep(int64_t step) {
+  StepResult result;
+  const StepPosition position = setup_.plan->PositionOf(step);
+  const int64_t microbatches = setup_.plan->MicrobatchesInStep(position.step_in_epoch);
+  RETURN_IF_ERROR(ComputeRun(position, reducer_->BeginStep(microbatches), &result));
+  Lap lap(clock_);
+  RETURN_IF_ERROR(Update(step, microbatches, &result, lap));
+  return result;
+}
+
+absl::Status TrainRun::Impl::ComputeRun(const StepPosition& position, const MicrobatchRange& run,
+                                        StepResult* result) {
+  Lap lap(clock_);
+  for (int64_t i = run.begin; i < run.end; ++i) {
+    const MicrobatchLoader::Loaded loaded = loader_->Load(position, i);
+    result->sequences += loaded.sequences;
+    result->tokens += loaded.tokens;
+    result->timings.data += lap();
+    ASSIGN_OR_RETURN(const at::Tensor loss,
+                     model_->ForwardBackward(loaded.microbatch, reducer_->NextGradient()));
+    reducer_->Add(loss);
+    result->timings.compute += lap();
+  }
+  Synchronize(*device_);
+  result->timings.compute += lap();
+  return absl::OkStatus();
+}
+
+absl::Status TrainRun::Impl::Update(int64_t step, int64_t microbatches, StepResult* result,
+                                    Lap& lap) {
+  ASSIGN_OR_RETURN(const GradientReducer::Sum sum,
+                   reducer_->Finish(after_checkpoint_ ? StepTimeout::kCeiling : timeout_.Get()));
+  result->loss = sum.loss.item<float>() / static_cast<double>(microbatches);
+  result->timings.exchange = lap();
+  if (!std::isfinite(result->loss)) return NotFinite("the loss", result->loss, step);
+  if (writer_ != nullptr) {
+    result->timings.stall = absl::ToDoubleSeconds(writer_->WaitForCopy());
+    lap();
+  }
+  result->learning_rate =
+      CosineLearningRate(options_.recipe.learning_rate, step, setup_.total_steps);
+  const AdamWResult updated =
+      optimizer_->Step({.step = step,
+                        .learning_rate = result->learning_rate,
+                        .gradient_scale = 1.0 / static_cast<double>(microbatches)},
+                       sum.gradient, model_->flat_parameters(), model_->compute_parameters());
+  result->gradient_norm = updated.gradient_norm;
+  if (!updated.applied) return NotFinite("the gradient's norm", updated.gradient_norm, step);
+  result->timings.update = lap();
+  return absl::OkStatus();
+}
+
+absl::StatusOr<StepDecision> TrainRun::Impl::VoteOnStep() {
+  commit_->HoldStop(control_.StopSequence());
+  const Vote mine = commit_->MakeVote();
+  std::vector<Vote> votes(static_cast<size_t>(options_.world_size));
+  RETURN_IF_ERROR(group_->AllGather(&mine, votes.data(), sizeof(Vote), kVoteTag, timeout_.Get()));
+  return commit_->Complete(votes);
+}
+
+bool TrainRun::Impl::CheckpointDue(int64_t step, bool stop) const {
+  return stop || step == setup_.total_steps ||
+         (options_.checkpoint_every > 0 && step % options_.checkpoint_every == 0);
+}
+
+double TrainRun::Impl::StartCheckpoint(int64_t step, double loss, bool final) {
+  checkpointed_ = step;
+  if (writer_ == nullptr) return 0;
+  const StepPosition next = setup_.plan->PositionOf(step + 1);
+  CheckpointState state{.job_id = options_.job_id,
+                        .step = step,
+                        .generation = options_.generation,
+                        .epoch = next.epoch,
+                        .sequences_consumed = setup_.plan->SequencesConsumed(next.step_in_epoch),
+                        .seed = options_.recipe.seed,
+                        .config = setup_.settings,
+                        .dataset_digest = setup_.dataset->digest(),
+                        .device_kind = options_.device.signature,
+                        .world_size_history = options_.world_size_history,
+                        .loss = loss};
+  if (state.world_size_history.empty() ||
+      state.world_size_history.back().world_size != options_.world_size) {
+    state.world_size_history.push_back(
+        {.first_step = resumed_from_ + 1, .world_size = options_.world_size});
+  }
+  Synchronize(*device_);
+  return absl::ToDoubleSeconds(writer_->Start(std::move(state), final));
+}
+
+// The ranks leave together, after rank 0's last checkpoint is durable: until then one of them that
+// is lost makes the job go on elsewhere instead of half ended.
+absl::StatusOr<TrainOutcome> TrainRun::Impl::End(TrainOutcome outcome) {
+  if (writer_ != nullptr) RETURN_IF_ERROR(writer_->Finish()) << "the last checkpoint";
+  char mine = 1;
+  std::string all(static_cast<size_t>(options_.world_size), '\0');
+  RETURN_IF_ERROR(group_->AllGather(&mine, all.data(), 1, kEndTag, StepTimeout::kCeiling));
+  ReportState(outcome == TrainOutcome::kFinished ? TrainPhase::kFinished : TrainPhase::kStopped);
+  return outcome;
+}
+
+void TrainRun::Impl::Report(int64_t step, const StepResult& result, const StepDecision& decision) {
+  ReportState(TrainPhase::kTraining, /*always=*/false);
+  if (options_.rank != 0) return;
+  const StepTimings& timings = result.timings;
+  const int64_t steps_per_epoch = setup_.plan->StepsPerEpoch();
+  StepRecord record{.step = step,
+                    .total_steps = setup_.total_steps,
+                    .epoch = static_cast<double>(step) / static_cast<double>(steps_per_epoch),
+                    .loss = result.loss,
+                    .learning_rate = result.learning_rate,
+                    .gradient_norm = result.gradient_norm,
+                    .tokens = decision.tokens,
+                    .tokens_per_second = static_cast<double>(decision.tokens) / timings.whole,
+                    .step_seconds = timings.whole,
+                    .phase_seconds = {{"data", timings.data},
+                                      {"compute", timings.compute},
+                                      {"exchange", timings.exchange},
+                                      {"update", timings.update},
+                                      {"vote", timings.vote}},
+                    .finished_at = clock_.Now(),
+                    .device_memory_bytes = DeviceMemoryBytes(*device_),
+                    .checkpoint_stall_seconds = timings.stall,
+                    .sequences_by_rank = decision.sequences_by_rank};
+  const double peak = PeakFlops(options_.device.model, options_.recipe.bfloat16);
+  if (peak > 0) {
+    record.mfu = record.tokens_per_second * flops_per_token_ / (peak * options_.world_size);
+  }
+  sink_.OnStep(record);
+  const StepPosition position = setup_.plan->PositionOf(step);
+  if (options_.log_every_steps > 0 &&
+      (step % options_.log_every_steps == 0 || step == setup_.total_steps)) {
+    const int64_t left =
+        std::min(steps_per_epoch - position.step_in_epoch - 1, setup_.total_steps - step);
+    sink_.OnLog(LogSeverity::kINFO,
+                ProgressLine(record, position, options_.recipe.epochs, steps_per_epoch,
+                             absl::Seconds(timings.whole * static_cast<double>(left))));
+  }
+}
+
+void TrainRun::Impl::ReportState(TrainPhase phase, bool always) {
+  const absl::Duration now = clock_.MonotonicNow();
+  if (!always && now - last_state_ < kStateInterval) return;
+  last_state_ = now;
+  sink_.OnState({.phase = phase,
+                 .step = commit_.has_value() ? commit_->applied_step() : 0,
+                 .total_steps = setup_.total_steps,
+                 .resumed_from = resumed_from_,
+                 .dataset_digest = setup_.dataset->digest()});
+}
+
+absl::Status TrainRun::Impl::NotFinite(std::string_view what, double value, int64_t step) const {
+  return InvalidArgument(
+      "training.learning_rate",
+      absl::StrCat(
+          std::string(what), " is ", value, " at step ", step, " with a learning rate of ",
+          options_.recipe.learning_rate, " and grad_clip ", options_.recipe.grad_clip,
+          "; lower the learning rate or the clip and submit again; the newest checkpoint is"
+          " of step ",
+          checkpointed_));
+}
+
+TrainRun::TrainRun(TrainOptions options, const Clock& clock, TrainControl& control,
+                   ProgressSink& sink)
+    : impl_(std::make_unique<Impl>(std::move(options), clock, control, sink)) {}
+
+TrainRun::~TrainRun() = default;
+
+absl::StatusOr<TrainOutcome> TrainRun::Run() { return impl_->Run(); }
+
+}  // namespace mindforge

@@ -1,0 +1,162 @@
+#include "worker/trainer_orders.h"
+
+#include <algorithm>
+#include <string>
+
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/string_view.h"
+#include "absl/strings/strip.h"
+#include "common/error_details.h"
+#include "common/status_macros.h"
+#include "common/strings.h"
+#include "worker/train/failure.h"
+
+namespace mindforge {
+namespace {
+
+// Leaves a report far below a frame's limit.
+constexpr size_t kMaxMessageBytes = 64 << 10;
+constexpr size_t kMaxProblems = 100;
+
+// Takes the field when it is set; keeps the default otherwise.
+#define MF_TAKE(from, field, to) \
+  if ((from).has_##field()) (to) = (from).field()
+
+ModelConfig ModelFromSpec(const v1::ModelSpec& spec) {
+  ModelConfig model;
+  model.vocab_size = 0;  // the tokenizer's, unless given
+  MF_TAKE(spec, hidden_size, model.hidden_size);
+  MF_TAKE(spec, num_hidden_layers, model.num_hidden_layers);
+  MF_TAKE(spec, vocab_size, model.vocab_size);
+  MF_TAKE(spec, num_attention_heads, model.num_attention_heads);
+  MF_TAKE(spec, num_key_value_heads, model.num_key_value_heads);
+  MF_TAKE(spec, head_dim, model.head_dim);
+  MF_TAKE(spec, intermediate_size, model.intermediate_size);
+  MF_TAKE(spec, max_position_embeddings, model.max_position_embeddings);
+  MF_TAKE(spec, rope_theta, model.rope_theta);
+  MF_TAKE(spec, rms_norm_eps, model.rms_norm_eps);
+  MF_TAKE(spec, dropout, model.dropout);
+  MF_TAKE(spec, flash_attention, model.flash_attention);
+  MF_TAKE(spec, tie_word_embeddings, model.tie_word_embeddings);
+  MF_TAKE(spec, qk_norm, model.qk_norm);
+  MF_TAKE(spec, use_moe, model.use_moe);
+  MF_TAKE(spec, num_experts_per_tok, model.num_experts_per_tok);
+  MF_TAKE(spec, n_routed_experts, model.n_routed_experts);
+  MF_TAKE(spec, n_shared_experts, model.n_shared_experts);
+  MF_TAKE(spec, aux_loss_alpha, model.aux_loss_alpha);
+  MF_TAKE(spec, seq_aux, model.seq_aux);
+  MF_TAKE(spec, norm_topk_prob, model.norm_topk_prob);
+  return model;
+}
+
+TrainDataOptions DataFromSpec(const v1::DataSpec& spec) {
+  TrainDataOptions data{.path = spec.path(), .tokenizer = spec.tokenizer()};
+  MF_TAKE(spec, max_seq_len, data.max_seq_len);
+  MF_TAKE(spec, packing, data.packing);
+  data.cache_dir = spec.cache_dir();
+  if (data.cache_dir.empty()) {
+    const size_t slash = data.path.rfind('/');
+    const std::string folder = slash == std::string::npos ? "." : data.path.substr(0, slash);
+    data.cache_dir = absl::StrCat(folder, "/.mindforge-cache");
+  }
+  return data;
+}
+
+absl::StatusOr<TrainRecipe> RecipeFromSpec(const v1::TrainingSpec& spec) {
+  TrainRecipe recipe{.init_from = spec.init_from()};
+  MF_TAKE(spec, epochs, recipe.epochs);
+  MF_TAKE(spec, microbatch_size, recipe.microbatch_size);
+  MF_TAKE(spec, accumulation_steps, recipe.accumulation_steps);
+  MF_TAKE(spec, learning_rate, recipe.learning_rate);
+  MF_TAKE(spec, grad_clip, recipe.grad_clip);
+  MF_TAKE(spec, weight_decay, recipe.weight_decay);
+  MF_TAKE(spec, seed, recipe.seed);
+  MF_TAKE(spec, max_steps, recipe.max_steps);
+  const std::string dtype = spec.has_dtype() ? spec.dtype() : "bfloat16";
+  if (dtype != "bfloat16" && dtype != "float32") {
+    return InvalidArgument("training.dtype", absl::StrCat("'", dtype,
+                                                          "' is not one of bfloat16, "
+                                                          "float32"));
+  }
+  recipe.bfloat16 = dtype == "bfloat16";
+  return recipe;
+}
+
+absl::StatusOr<TrainDevice> DeviceFromOrder(const v1::Device& order) {
+  TrainDevice device{.threads = std::max(1, order.threads()),
+                     .model = order.model(),
+                     .signature = order.signature()};
+  if (order.kind() == v1::DEVICE_KIND_CPU) return device;
+  absl::string_view index = order.id();
+  if (order.kind() != v1::DEVICE_KIND_CUDA || !absl::ConsumePrefix(&index, "cuda:") ||
+      !absl::SimpleAtoi(index, &device.cuda_index) || device.cuda_index < 0) {
+    return absl::InternalError(
+        absl::StrCat("the agent's order names no device that can train: '", order.id(), "'"));
+  }
+  return device;
+}
+
+}  // namespace
+
+absl::StatusOr<TrainOptions> TrainOptionsFromOrder(const v1::StartTraining& order) {
+  const v1::JobSpec& spec = order.spec();
+  TrainOptions options{.job_id = order.job_id(),
+                       .generation = order.generation(),
+                       .rank = order.rank(),
+                       .world_size = order.world_size(),
+                       .model = ModelFromSpec(spec.model()),
+                       .data = DataFromSpec(spec.data())};
+  if (options.world_size < 1 || options.rank < 0 || options.rank >= options.world_size) {
+    return absl::InternalError(
+        absl::StrCat("the agent's order says rank ", options.rank, " of ", options.world_size));
+  }
+  ASSIGN_OR_RETURN(options.recipe, RecipeFromSpec(spec.training()));
+  ASSIGN_OR_RETURN(options.device, DeviceFromOrder(order.device()));
+  options.checkpoint_dir = order.checkpoint_dir();
+  MF_TAKE(spec.checkpoint(), every_steps, options.checkpoint_every);
+  MF_TAKE(spec, log_every_steps, options.log_every_steps);
+  for (const v1::ResumePoint& point : order.resume_points()) {
+    options.resume_points.push_back(
+        {.path = point.path(), .step = point.step(), .generation = point.generation()});
+  }
+  options.dataset_digest = order.dataset_digest();
+  for (const v1::WorldSizeChange& change : order.world_size_history()) {
+    options.world_size_history.push_back(
+        {.first_step = change.from_step(), .world_size = change.world_size()});
+  }
+  if (order.has_store_socket()) options.store_fd = kStoreFd;
+  if (options.rank == 0 && options.world_size > 1 && options.store_fd < 0) {
+    return absl::InternalError("the agent gave rank 0 no socket for the group's store");
+  }
+  if (!order.advertise_host().empty()) options.advertise_host = order.advertise_host();
+  return options;
+}
+
+v1::TrainerFailure FailureReport(const absl::Status& status) {
+  v1::TrainerFailure failure;
+  switch (ClassifyFailure(status)) {
+    case FailureClass::kUser:
+      failure.set_kind(v1::FAILURE_KIND_USER);
+      break;
+    case FailureClass::kPeer:
+      failure.set_kind(v1::FAILURE_KIND_PEER);
+      break;
+    case FailureClass::kOutOfMemory:
+      failure.set_kind(v1::FAILURE_KIND_OUT_OF_MEMORY);
+      break;
+    case FailureClass::kInternal:
+      failure.set_kind(v1::FAILURE_KIND_INTERNAL);
+      break;
+  }
+  failure.set_message(Truncate(std::string(status.message()), kMaxMessageBytes));
+  for (const FieldViolation& violation : GetViolations(status)) {
+    if (static_cast<size_t>(failure.problems_size()) == kMaxProblems) break;
+    v1::FieldProblem* problem = failure.add_problems();
+    problem->set_field(violation.field);
+    problem->set_description(Truncate(violation.description, kMaxMessageBytes / 8));
+  }
+  return failure;
+}
+
+}  // namespace mindforge
