@@ -1,0 +1,70 @@
+// Activations and scratch of the CPU backend, allocated when a microbatch is larger than any before
+// and otherwise only viewed again.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <cstdint>
+#include <vector>
+
+#include "worker/model/layout.h"
+
+namespace mindforge {
+
+// What a layer's backward needs of its forward. n: tokens. T: the compute dtype.
+struct LayerBuffers {
+  at::Tensor h1;         // f32 [n, hidden], the residual stream before attention
+  at::Tensor rstd1;      // f32 [n]
+  at::Tensor x1;         // T [n, hidden], normed
+  at::Tensor qkv;        // T [n, qkv], after RoPE
+  at::Tensor attention;  // T [n, attention]
+  at::Tensor log2_sum;   // f32 [n · heads]
+  at::Tensor h2;         // f32 [n, hidden], before the MLP
+  at::Tensor rstd2;      // f32 [n]
+  at::Tensor x2;         // T [n, hidden]
+  at::Tensor gate_up;    // T [n, 2 · inner]
+};
+
+class CpuBuffers {
+ public:
+  CpuBuffers(const ModelSizes& sizes, at::ScalarType type) : sizes_(sizes), type_(type) {}
+
+  // Views everything for `tokens` tokens.
+  void Resize(int64_t tokens);
+  // A float32 workspace of at least `floats`.
+  float* Workspace(int64_t floats);
+
+  std::vector<LayerBuffers> layers;
+  at::Tensor h, rstd, x;       // after the last layer: f32, f32, T
+  at::Tensor x_kept, dx_kept;  // T [n, hidden]: rows of x whose logits are needed
+  at::Tensor logits;           // T [n, vocab], then their gradient
+  at::Tensor row_loss;         // f32 [n]
+  at::Tensor delta;            // T [n, hidden], what a block adds to the residual stream
+  at::Tensor inner;            // T [n, inner]
+  at::Tensor dh;               // f32 [n, hidden], gradient of the residual stream
+  at::Tensor dh_cast;          // T, the same; dh itself when T is float32
+  at::Tensor dx, dattention, dqkv, dinner;
+  at::Tensor partials;  // f32, norms' weight gradients by block
+  at::Tensor product;   // T, one weight gradient on its way to float32
+  std::vector<int64_t> kept_rows;
+  std::vector<int64_t> kept_targets;
+  std::vector<int32_t> first_key;
+
+ private:
+  struct Slot {
+    at::Tensor* view;
+    at::Tensor storage;
+    int64_t columns;
+  };
+  void Add(at::Tensor* view, at::ScalarType type, int64_t columns);
+  void Allocate(int64_t tokens);
+
+  const ModelSizes sizes_;
+  const at::ScalarType type_;
+  std::vector<Slot> slots_;
+  at::Tensor workspace_;
+  int64_t capacity_ = 0;
+  int64_t tokens_ = 0;
+};
+
+}  // namespace mindforge
