@@ -1,0 +1,63 @@
+#include "cli/errors.h"
+
+#include <string>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "common/error_details.h"
+
+namespace mindforge::cli {
+namespace {
+
+std::string Remedy(const Session& session, const absl::Status& status) {
+  switch (status.code()) {
+    case absl::StatusCode::kUnavailable:
+      return absl::StrCat("Is mindforge-coordinator running at ", session.options.server,
+                          "? Set --server or MINDFORGE_SERVER; `mindforge doctor` looks closer.");
+    case absl::StatusCode::kUnauthenticated:
+      return "Give the server's token with --token-file or MINDFORGE_TOKEN_FILE.";
+    case absl::StatusCode::kPermissionDenied:
+      return "Ask whoever runs the server for a token that may do this.";
+    case absl::StatusCode::kDeadlineExceeded:
+      return "Give a longer --timeout, or none.";
+    case absl::StatusCode::kResourceExhausted:
+      return "Try again later, or with less at once.";
+    case absl::StatusCode::kUnimplemented:
+      return absl::StrCat("The server at ", session.options.server,
+                          " does not offer this; check --server and the server's version.");
+    case absl::StatusCode::kInternal:
+    case absl::StatusCode::kUnknown:
+    case absl::StatusCode::kDataLoss:
+      return "The server's log says more.";
+    default:
+      return "";
+  }
+}
+
+}  // namespace
+
+void PrintError(Session& session, const absl::Status& status) {
+  const std::vector<FieldViolation> violations = GetViolations(status);
+  std::ostream& err = session.err();
+  std::string message(status.message());
+  if (message.empty()) message = absl::StatusCodeToString(status.code());
+  // The message of a list of violations repeats them; its first line is enough of it.
+  if (violations.size() > 1) message = absl::StrCat(violations.size(), " problems:");
+  if (violations.size() == 1) {
+    message = absl::StrCat(violations[0].field, ": ", violations[0].description);
+  }
+  err << "mindforge: " << Styled(session.err_terminal(), Style::kBad, "error") << ": "
+      << EscapeControls(message) << "\n";
+  if (violations.size() > 1) {
+    for (const FieldViolation& violation : violations) {
+      err << "  " << EscapeControls(violation.field) << ": "
+          << EscapeControls(violation.description) << "\n";
+    }
+  }
+  if (const std::string remedy = Remedy(session, status); !remedy.empty()) {
+    err << "  " << remedy << "\n";
+  }
+  err << std::flush;
+}
+
+}  // namespace mindforge::cli

@@ -1,0 +1,190 @@
+#include "cli/follow.h"
+
+#include <algorithm>
+#include <optional>
+#include <thread>
+
+#include "absl/strings/str_cat.h"
+#include "cli/format.h"
+#include "cli/progress.h"
+#include "cli/stream.h"
+#include "common/mutex.h"
+
+namespace mindforge::cli {
+namespace {
+
+// After the job ended, how long its last steps' records may take to arrive.
+constexpr absl::Duration kLastRecords = absl::Seconds(2);
+constexpr absl::Duration kRecordsPause = absl::Milliseconds(300);
+
+// Two streams into one view: the job's states on the caller's thread, its steps on a thread of
+// their own, because either may be silent for long.
+class Follower {
+ public:
+  Follower(Session& session, v1::JobService::Stub& stub, const FollowOptions& options,
+           std::ostream& out, const Terminal& terminal)
+      : session_(session),
+        stub_(stub),
+        options_(options),
+        structured_(session.structured() && !options.quiet && !options.progress_only),
+        view_(out, terminal, options.quiet || structured_) {}
+
+  ~Follower() { StopRecords(absl::ZeroDuration()); }
+
+  absl::StatusOr<v1::Job> Run() {
+    v1::WatchJobRequest request;
+    request.set_job(options_.job);
+    StreamCall call = {.what = absl::StrCat("watch job '", options_.shown_name, "'"),
+                       .reconnect = true,
+                       .until_told = true,
+                       .connected = options_.connected,
+                       .say = [this](const std::string& text) { Say(text); }};
+    const absl::Status status = ReadStream<v1::WatchJobResponse>(
+        session_, call,
+        [&](grpc::ClientContext* context) { return stub_.WatchJob(context, request); },
+        [this](const v1::WatchJobResponse& response) { return OnJob(response.job()); });
+    if (!status.ok()) {
+      StopRecords(absl::ZeroDuration());
+      MutexLock lock(mutex_);
+      view_.Finish();
+      return status;
+    }
+    StopRecords(kLastRecords);
+    MutexLock lock(mutex_);
+    view_.OnJob(*final_);
+    view_.Finish();
+    return *final_;
+  }
+
+ private:
+  // False once the job has ended.
+  bool OnJob(const v1::Job& job) {
+    if (structured_) session_.PrintLine(job);
+    {
+      MutexLock lock(mutex_);
+      if (IsFinal(job.state())) {
+        final_ = job;
+        changed_.SignalAll();
+        return false;
+      }
+      view_.OnJob(job);
+    }
+    if (!records_.joinable() && !options_.quiet && !structured_) {
+      records_ = std::thread(
+          [this, after = std::max<int64_t>(0, job.progress().step() - 1)] { ReadRecords(after); });
+    }
+    return true;
+  }
+
+  // Reads steps until the job has ended and all its records were read, or told to stop. Where the
+  // server has none, the job's own progress has to do.
+  void ReadRecords(int64_t after) {
+    while (true) {
+      const bool last_pass = Ended();
+      ScopedCall scoped(session_);
+      scoped.context().set_deadline(absl::ToChronoTime(CallDeadline(session_, kStreamTimeout)));
+      if (!SetRecordsCall(&scoped.context())) return;
+      v1::StreamJobMetricsRequest request;
+      request.set_job(options_.job);
+      request.set_follow(!last_pass);
+      request.set_after_step(after);
+      const auto reader = stub_.StreamJobMetrics(&scoped.context(), request);
+      v1::StreamJobMetricsResponse response;
+      while (reader->Read(&response)) {
+        after = std::max(after, response.record().step());
+        MutexLock lock(mutex_);
+        view_.OnStep(response.record());
+      }
+      const grpc::Status status = reader->Finish();
+      SetRecordsCall(nullptr);
+      const bool gone = status.error_code() == grpc::StatusCode::UNAVAILABLE ||
+                        status.error_code() == grpc::StatusCode::DEADLINE_EXCEEDED;
+      if (last_pass || (!status.ok() && !gone)) break;
+      MutexLock lock(mutex_);
+      changed_.WaitFor(mutex_, kRecordsPause, [this] {
+        mutex_.AssertHeld();
+        return stopping_ || final_.has_value();
+      });
+      if (stopping_) break;
+    }
+    MutexLock lock(mutex_);
+    records_done_ = true;
+    changed_.SignalAll();
+  }
+
+  bool Ended() {
+    MutexLock lock(mutex_);
+    return final_.has_value();
+  }
+
+  // False when told to stop: the call must not start.
+  bool SetRecordsCall(grpc::ClientContext* context) {
+    MutexLock lock(mutex_);
+    records_call_ = stopping_ ? nullptr : context;
+    if (stopping_) records_done_ = true;
+    return !stopping_;
+  }
+
+  void StopRecords(absl::Duration patience) {
+    if (!records_.joinable()) return;
+    {
+      MutexLock lock(mutex_);
+      changed_.WaitFor(mutex_, patience, [this] {
+        mutex_.AssertHeld();
+        return records_done_;
+      });
+      stopping_ = true;
+      if (records_call_ != nullptr) records_call_->TryCancel();
+      changed_.SignalAll();
+    }
+    records_.join();
+  }
+
+  void Say(const std::string& text) {
+    MutexLock lock(mutex_);
+    if (structured_ || options_.quiet) {
+      session_.Note(text);
+    } else {
+      view_.Say(absl::StrCat("mindforge: ", text));
+    }
+  }
+
+  Session& session_;
+  v1::JobService::Stub& stub_;
+  const FollowOptions options_;
+  const bool structured_;
+
+  Mutex mutex_;
+  CondVar changed_;
+  ProgressView view_ ABSL_GUARDED_BY(mutex_);
+  std::optional<v1::Job> final_ ABSL_GUARDED_BY(mutex_);
+  bool stopping_ ABSL_GUARDED_BY(mutex_) = false;
+  bool records_done_ ABSL_GUARDED_BY(mutex_) = false;
+  grpc::ClientContext* records_call_ ABSL_GUARDED_BY(mutex_) = nullptr;
+  std::thread records_;
+};
+
+}  // namespace
+
+absl::StatusOr<v1::Job> FollowJob(Session& session, v1::JobService::Stub& stub,
+                                  const FollowOptions& options, std::ostream& out,
+                                  const Terminal& terminal) {
+  Follower follower(session, stub, options, out, terminal);
+  absl::StatusOr<v1::Job> job = follower.Run();
+  if (job.ok()) return job;
+  const bool detached = job.status().code() == absl::StatusCode::kCancelled ||
+                        job.status().code() == absl::StatusCode::kDeadlineExceeded;
+  if (detached) {
+    session.Note(absl::StrCat("detached; job '", options.shown_name,
+                              "' goes on without you. Attach again with: mindforge job watch ",
+                              options.shown_name, session.ServerFlag()));
+  }
+  return job;
+}
+
+ExitCode ExitCodeOfJob(v1::JobState state) {
+  if (state == v1::JOB_STATE_SUCCEEDED) return ExitCode::kOk;
+  return state == v1::JOB_STATE_CANCELLED ? ExitCode::kJobCancelled : ExitCode::kJobFailed;
+}
+
+}  // namespace mindforge::cli

@@ -1,0 +1,161 @@
+#include "cli/job_file.h"
+
+#include <filesystem>
+#include <istream>
+#include <iterator>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "common/config.h"
+#include "common/durable_file.h"
+#include "common/error_details.h"
+
+namespace mindforge::cli {
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr size_t kMaxJobFileBytes = 1 << 20;
+
+struct PathField {
+  const char* name;
+  std::string* value;  // null where the file does not name it
+};
+
+std::vector<PathField> PathFields(v1::JobSpec& spec) {
+  std::vector<PathField> fields;
+  if (spec.has_data()) {
+    v1::DataSpec& data = *spec.mutable_data();
+    fields.push_back({"data.path", data.mutable_path()});
+    fields.push_back({"data.tokenizer", data.mutable_tokenizer()});
+    fields.push_back({"data.cache_dir", data.mutable_cache_dir()});
+  }
+  if (spec.has_training()) {
+    fields.push_back({"training.init_from", spec.mutable_training()->mutable_init_from()});
+  }
+  if (spec.has_checkpoint()) {
+    fields.push_back({"checkpoint.dir", spec.mutable_checkpoint()->mutable_dir()});
+  }
+  return fields;
+}
+
+void MakeAbsolute(v1::JobSpec& spec, const fs::path& folder, const std::string& whose,
+                  std::vector<std::string>& notes) {
+  for (const PathField& field : PathFields(spec)) {
+    if (field.value->empty() || fs::path(*field.value).is_absolute()) continue;
+    const std::string absolute = (folder / *field.value).lexically_normal().string();
+    notes.push_back(absl::StrCat(field.name, ": ", *field.value, " is ", absolute, " (relative to ",
+                                 whose, ")"));
+    *field.value = absolute;
+  }
+}
+
+absl::StatusOr<std::string> ReadAll(const std::string& path, std::istream& standard_input) {
+  if (path == "-") {
+    std::string text;
+    char buffer[4096];
+    while (standard_input.read(buffer, sizeof(buffer)) || standard_input.gcount() > 0) {
+      text.append(buffer, standard_input.gcount());
+      if (text.size() > kMaxJobFileBytes) {
+        return absl::InvalidArgumentError("-f -: more than 1 MiB on stdin is no job file");
+      }
+    }
+    return text;
+  }
+  auto text = ReadFile(path, kMaxJobFileBytes);
+  if (!text.ok()) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("-f ", path, ": ", text.status().message(),
+                     ". `mindforge job example > job.yaml` writes one to start from."));
+  }
+  return text;
+}
+
+}  // namespace
+
+absl::StatusOr<JobFile> LoadJobFile(const std::string& path, std::istream& standard_input,
+                                    const std::vector<std::string>& overrides) {
+  const absl::StatusOr<std::string> text = ReadAll(path, standard_input);
+  if (!text.ok()) return text.status();
+  JobFile file;
+  std::vector<std::string> problems;
+  const std::string name = path == "-" ? "stdin" : path;
+  for (const ConfigProblem& problem : ParseYamlProblems(*text, &file.spec)) {
+    std::string place = name;
+    if (problem.line > 0) absl::StrAppend(&place, ":", problem.line, ":", problem.column);
+    if (!problem.field.empty()) absl::StrAppend(&place, ": ", problem.field);
+    problems.push_back(absl::StrCat(place, ": ", problem.message));
+  }
+  std::error_code error;
+  const fs::path here = fs::current_path(error);
+  if (error) return absl::FailedPreconditionError("the working directory is gone: cd elsewhere");
+  const fs::path folder = path == "-" ? here : fs::absolute(path, error).parent_path();
+  MakeAbsolute(file.spec, folder, path == "-" ? "the working directory" : "the job file's folder",
+               file.notes);
+  for (const std::string& override : overrides) {
+    if (const absl::Status status = ApplyOverride(&file.spec, override); !status.ok()) {
+      const std::vector<FieldViolation> violations = GetViolations(status);
+      problems.push_back(absl::StrCat(
+          "--set ", override, ": ",
+          violations.empty() ? std::string(status.message()) : violations[0].description));
+    }
+  }
+  MakeAbsolute(file.spec, here, "the working directory, as --set gave it", file.notes);
+  if (problems.size() == 1) return absl::InvalidArgumentError(problems[0]);
+  if (!problems.empty()) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "the job file has ", problems.size(), " problems:\n  ", absl::StrJoin(problems, "\n  ")));
+  }
+  return file;
+}
+
+const char* ExampleJobFile() {
+  return R"(# A Mindforge training job: `mindforge job submit -f job.yaml --follow`.
+# A key that is not known is an error. Relative paths are taken from this file's folder.
+name: tang-26m                 # [a-z0-9-], at most 63; unique among live jobs
+
+model:                         # config.json's names; what is left out takes MiniMind's defaults
+  hidden_size: 512
+  num_hidden_layers: 8
+  # vocab_size: 6400           # the tokenizer's size
+  # num_attention_heads: 8
+  # num_key_value_heads: 2
+
+data:
+  path: /data/pretrain_hq.jsonl  # one JSON object a line, with a field `text`
+  tokenizer: /data/tokenizer     # a folder with tokenizer.json, or that file
+  max_seq_len: 512
+  packing: false               # true: texts joined into full rows (faster); false: one text a row
+
+training:
+  epochs: 1
+  microbatch_size: 32          # sequences that a device computes at once
+  accumulation_steps: 8        # microbatches an optimizer step; the global batch is their product,
+                               # whatever the number of workers
+  learning_rate: 5e-4
+  grad_clip: 1.0               # 0 turns clipping off
+  weight_decay: 0.01
+  dtype: bfloat16              # bfloat16 | float32
+  seed: 42
+  max_steps: 0                 # 0: the epochs decide
+  init_from: ""                # a model folder to start from; empty: fresh weights
+
+workers:
+  min: 1                       # the job waits until so many devices are free
+  max: 8                       # and grows up to so many; at most accumulation_steps
+  device: any                  # any | cpu | cuda; one kind, fixed at the first placement
+
+priority: 0                    # higher first
+
+checkpoint:
+  every_steps: 100             # 0: only the last step
+  keep_last: 3
+  keep_every: 0                # also keep each step that is a multiple of this; 0: none
+  dir: /data/checkpoints       # on storage that all workers of the job see
+
+log_every_steps: 10            # a step is one optimizer update = accumulation_steps microbatches
+max_failures: 3                # failures that are not a lost worker's, before the job is FAILED
+)";
+}
+
+}  // namespace mindforge::cli

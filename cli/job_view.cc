@@ -1,0 +1,133 @@
+#include "cli/job_view.h"
+
+#include <cmath>
+#include <string>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "absl/strings/str_split.h"
+#include "cli/format.h"
+#include "cli/key_values.h"
+#include "cli/table.h"
+#include "common/config.h"
+
+namespace mindforge::cli {
+namespace {
+
+std::string Steps(const v1::JobProgress& progress) {
+  if (progress.total_steps() == 0) return progress.step() > 0 ? Grouped(progress.step()) : "-";
+  return absl::StrCat(Grouped(progress.step()), "/", Grouped(progress.total_steps()));
+}
+
+std::string Ranks(const v1::Job& job) {
+  std::string text;
+  for (const v1::JobMember& member : job.members()) {
+    absl::StrAppend(&text, text.empty() ? "" : ", ", "rank ", member.rank(), " on ",
+                    member.worker(), " ", member.device());
+  }
+  return text;
+}
+
+std::string Progress(const v1::JobProgress& progress) {
+  if (progress.step() == 0) return "";
+  std::string text = absl::StrCat("step ", Steps(progress), ", loss ", Loss(progress.loss()));
+  if (progress.first_loss() > 0) absl::StrAppend(&text, " from ", Loss(progress.first_loss()));
+  absl::StrAppend(&text, absl::StrFormat(", lr %.3e, ", progress.learning_rate()),
+                  Grouped(std::llround(progress.tokens_per_second())), " tokens/s, ",
+                  Grouped(progress.tokens()), " tokens");
+  const absl::Duration left = ToDuration(progress.time_left());
+  if (left > absl::ZeroDuration()) absl::StrAppend(&text, ", ", ShortDuration(left), " left");
+  return text;
+}
+
+}  // namespace
+
+void PrintJobs(Session& session, const std::vector<v1::Job>& jobs) {
+  if (session.options.output == OutputFormat::kName) {
+    for (const v1::Job& job : jobs) session.out() << EscapeControls(job.spec().name()) << "\n";
+    return;
+  }
+  Table table({{.title = "NAME"},
+               {.title = "ID", .wide_only = true},
+               {.title = "STATE"},
+               {.title = "STEP", .right = true},
+               {.title = "LOSS", .right = true},
+               {.title = "TOKENS/S", .right = true},
+               {.title = "RANKS", .right = true},
+               {.title = "AGE", .right = true},
+               {.title = "PRIORITY", .right = true, .wide_only = true},
+               {.title = "GENERATION", .right = true, .wide_only = true},
+               {.title = "CHECKPOINT", .right = true, .wide_only = true},
+               {.title = "FAILURES", .right = true, .wide_only = true},
+               {.title = "REASON", .shrinks = true}});
+  for (const v1::Job& job : jobs) {
+    const v1::JobProgress& progress = job.progress();
+    const bool running = job.state() == v1::JOB_STATE_RUNNING;
+    table.AddRow({job.spec().name(), job.id(), StateCell(job.state()), Steps(progress),
+                  progress.step() > 0 ? Loss(progress.loss()) : "-",
+                  running ? Grouped(std::llround(progress.tokens_per_second())) : "-",
+                  job.members_size() > 0 ? absl::StrCat(job.members_size()) : "-",
+                  Age(job.submitted_at()), absl::StrCat(job.spec().priority()),
+                  absl::StrCat(job.generation()),
+                  job.last_checkpoint_step() >= 0 ? absl::StrCat(job.last_checkpoint_step()) : "-",
+                  absl::StrCat(job.failures()), job.reason()});
+  }
+  table.Print(session.out(), session.out_terminal(), session.wide());
+}
+
+void PrintJob(Session& session, const v1::Job& job) {
+  if (session.structured()) {
+    session.PrintMessage(job);
+  } else {
+    PrintJobs(session, {job});
+  }
+}
+
+void DescribeJob(Session& session, const v1::Job& job) {
+  KeyValues lines;
+  lines.Add("Name", job.spec().name());
+  lines.Add("Id", job.id());
+  lines.Add("State", StateName(job.state()));
+  lines.Add("Reason", job.reason());
+  lines.Add("Progress", Progress(job.progress()));
+  lines.Add("Ranks", Ranks(job));
+  lines.Add("Generation", absl::StrCat(job.generation()));
+  lines.Add("Failures",
+            absl::StrCat(job.failures(), " of ", job.spec().max_failures(), " allowed"));
+  lines.Add("Checkpoint", job.last_checkpoint_step() >= 0
+                              ? absl::StrCat("step ", job.last_checkpoint_step())
+                              : "none yet");
+  lines.Add("Submitted", Moment(job.submitted_at()));
+  lines.Add("Started", Moment(job.started_at()));
+  lines.Add("Finished", Moment(job.finished_at()));
+  lines.Add("Device", job.device_signature());
+  lines.Add("Dataset", job.dataset_digest());
+  lines.Print(session.out());
+  session.out() << "Job file:\n";
+  const std::string yaml = ProtoToYaml(job.spec());
+  const std::vector<std::string> yaml_lines = absl::StrSplit(yaml, '\n', absl::SkipEmpty());
+  for (const std::string& line : yaml_lines) {
+    session.out() << "  " << EscapeControls(line) << "\n";
+  }
+}
+
+void PrintEvents(Session& session, const v1::GetJobResponse& response) {
+  const v1::Job& job = response.job();
+  session.out() << EscapeControls(job.spec().name()) << " is " << StateName(job.state())
+                << (job.reason().empty() ? "" : ": ") << EscapeControls(job.reason()) << "\n";
+  if (response.events().empty()) return;
+  session.out() << "\n";
+  Table table({{.title = "WHEN"},
+               {.title = "STATE"},
+               {.title = "GENERATION", .right = true},
+               {.title = "REASON", .shrinks = true}});
+  for (const v1::JobEvent& event : response.events()) {
+    const absl::Time when = absl::FromUnixMillis(event.unix_millis());
+    table.AddRow({absl::FormatTime("%Y-%m-%d %H:%M:%E3S", when, absl::LocalTimeZone()),
+                  StateCell(event.state()), absl::StrCat(event.generation()), event.reason()});
+  }
+  // Reasons are what was asked for: they are never cut.
+  table.Print(session.out(), Terminal{.color = session.out_terminal().color}, session.wide());
+}
+
+}  // namespace mindforge::cli

@@ -1,0 +1,97 @@
+#include "cli/session.h"
+
+#include <algorithm>
+
+#include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
+#include "common/config.h"
+#include "common/error_details.h"
+#include "common/grpc_client.h"
+#include "common/net.h"
+#include "common/status_macros.h"
+
+namespace mindforge::cli {
+
+Session::Session(std::ostream& out, std::ostream& err, Terminal out_terminal, Terminal err_terminal)
+    : out_(out), err_(err), out_terminal_(out_terminal), err_terminal_(err_terminal) {}
+
+void Session::PrintMessage(const google::protobuf::Message& message) {
+  const PrintOptions print = {.with_defaults = true};
+  if (options.output == OutputFormat::kYaml) {
+    out_ << ProtoToYaml(message, print);
+  } else {
+    out_ << ProtoToJson(message, print) << "\n";
+  }
+}
+
+void Session::PrintLine(const google::protobuf::Message& message) {
+  if (options.output == OutputFormat::kYaml) {
+    out_ << "---\n" << ProtoToYaml(message, {.with_defaults = true}) << std::flush;
+  } else {
+    out_ << ProtoToJson(message, {.with_defaults = true, .indent = -1}) << std::endl;
+  }
+}
+
+std::string Session::ServerFlag() const {
+  return options.server == kDefaultServer ? "" : absl::StrCat(" --server ", options.server);
+}
+
+void Session::Note(std::string_view text) {
+  err_ << "mindforge: " << EscapeControls(text) << std::endl;
+}
+
+absl::StatusOr<std::shared_ptr<grpc::Channel>> Session::Connect() {
+  if (channel_ != nullptr) return channel_;
+  if (const auto address = ParseHostPort(options.server); !address.ok()) {
+    return InvalidArgument("--server",
+                           absl::StrCat("'", options.server, "': ", address.status().message(),
+                                        ". Give HOST:PORT, such as 127.0.0.1:7070."));
+  }
+  shutdown();
+  auto channel = MakeChannel(options.server, {.ca_file = options.tls_ca,
+                                              .token_file = options.token_file,
+                                              .max_reconnect_backoff = absl::Seconds(1)});
+  if (!channel.ok()) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(channel.status().message(),
+                     ". Check --tls-ca and --token-file (or MINDFORGE_TOKEN_FILE)."));
+  }
+  channel_ = *std::move(channel);
+  return channel_;
+}
+
+void Session::StartClock() {
+  deadline_ = options.timeout == absl::InfiniteDuration() ? absl::InfiniteFuture()
+                                                          : absl::Now() + options.timeout;
+}
+
+Shutdown& Session::shutdown() {
+  if (shutdown_ == nullptr) {
+    shutdown_ = std::make_unique<Shutdown>();
+    shutdown_->OnRequest([this] {
+      MutexLock lock(mutex_);
+      cancelled_ = true;
+      for (grpc::ClientContext* call : calls_) call->TryCancel();
+    });
+  }
+  return *shutdown_;
+}
+
+bool Session::Pause(absl::Duration duration) {
+  const absl::Duration left = deadline_ - absl::Now();
+  if (shutdown().WaitFor(std::min(duration, std::max(left, absl::ZeroDuration())))) return false;
+  return left > duration;
+}
+
+void Session::AddCall(grpc::ClientContext* context) {
+  MutexLock lock(mutex_);
+  calls_.insert(context);
+  if (cancelled_) context->TryCancel();
+}
+
+void Session::RemoveCall(grpc::ClientContext* context) {
+  MutexLock lock(mutex_);
+  calls_.erase(context);
+}
+
+}  // namespace mindforge::cli
