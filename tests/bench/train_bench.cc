@@ -1,0 +1,74 @@
+// Tokens per second of one training step on the CPU: forward, backward, clip and AdamW of a 26 M
+// model, one microbatch a step, as tests/bench/train_peer.py does it.
+//
+//   mindforge_bench_train float32|bfloat16 [steps] [batch] [length]
+#include <ATen/Functions.h>
+#include <ATen/Parallel.h>
+
+#include <chrono>
+#include <cstdio>
+#include <cstdlib>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "worker/model/adamw.h"
+#include "worker/model/minimind.h"
+#include "worker/model/schedule.h"
+
+namespace mindforge {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+int Bench(ComputeDtype compute, int64_t steps, int64_t batch, int64_t length) {
+  const ModelConfig config;  // the defaults are the 26 M model
+  auto created = Minimind::Create(config, c10::Device(c10::kCPU), {compute, AttentionPath::kFused});
+  if (!created.ok()) {
+    std::fprintf(stderr, "%s\n", std::string(created.status().message()).c_str());
+    return 1;
+  }
+  const std::unique_ptr<Minimind> model = std::move(created).value();
+  model->InitializeWeights(1);
+  AdamW optimizer(model->parameter_count(), model->device(), {});
+  const at::Tensor gradient = at::empty({model->parameter_count()});
+  const at::Tensor tokens = at::randint(config.vocab_size, {batch, length + 1}, at::kLong);
+  Microbatch microbatch;
+  microbatch.input_ids = tokens.narrow(1, 0, length).contiguous();
+  microbatch.targets = tokens.narrow(1, 1, length).contiguous();
+  microbatch.mask = at::ones({batch, length}, at::kByte);
+  double loss = 0;
+  for (int64_t s = 1; s <= steps + 1; ++s) {  // the first step warms up
+    const auto begin = Clock::now();
+    const auto result = model->ForwardBackward(microbatch, gradient);
+    if (!result.ok()) {
+      std::fprintf(stderr, "%s\n", std::string(result.status().message()).c_str());
+      return 1;
+    }
+    loss = result->item<double>();
+    const AdamWStep step{s, CosineLearningRate(5e-4, s, steps + 1), 1.0};
+    optimizer.Step(step, gradient, model->flat_parameters(), model->compute_parameters());
+    const std::chrono::duration<double> took = Clock::now() - begin;
+    if (s > 1) std::printf("%.1f\n", static_cast<double>(batch * length) / took.count());
+  }
+  std::fprintf(stderr, "loss %.4f, %d threads\n", loss, at::get_num_threads());
+  return 0;
+}
+
+}  // namespace
+}  // namespace mindforge
+
+int main(int argc, char** argv) {
+  const std::string dtype = argc > 1 ? argv[1] : "float32";
+  if (dtype != "float32" && dtype != "bfloat16") {
+    std::fprintf(stderr,
+                 "usage: mindforge_bench_train float32|bfloat16 [steps] [batch] [length]\n");
+    return 2;
+  }
+  const auto number = [&](int i, int64_t fallback) {
+    return argc > i ? std::strtoll(argv[i], nullptr, 10) : fallback;
+  };
+  return mindforge::Bench(
+      dtype == "float32" ? mindforge::ComputeDtype::kFloat32 : mindforge::ComputeDtype::kBfloat16,
+      number(2, 3), number(3, 4), number(4, 512));
+}
