@@ -1,0 +1,260 @@
+#include "coordinator/scheduler/membership.h"
+
+#include <algorithm>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "absl/time/time.h"
+
+namespace mindforge::sched {
+namespace {
+
+// Trainers of a finished job have so long to exit by themselves.
+constexpr absl::Duration kWindDown = absl::Seconds(30);
+
+std::string GoesOnFrom(const State& state, const Job& job) {
+  const Checkpoint* newest = NewestCheckpoint(state, job.id);
+  return newest == nullptr ? "from the beginning (it has no checkpoint)"
+                           : absl::StrCat("from the checkpoint of step ", newest->step);
+}
+
+void BeginGeneration(Context& c, Job& job, const Placement& placement) {
+  std::vector<MemberPlace> places;
+  for (const Candidate& candidate : placement.ranks) places.push_back(candidate.place);
+  job.device_signature = placement.ranks.front().signature;
+  job.generation = Generation(job.generation.value() + 1);
+  job.stop = StopPurpose::kNone;
+  job.stop_by = absl::InfiniteDuration();
+  job.all_silent_since.reset();
+  job.membership_since = job.progress_since = c.now.mono;
+  const Checkpoint* newest = NewestCheckpoint(c.state, job.id);
+  const int before = job.world_sizes.empty() ? 0 : job.world_sizes.back().world_size;
+  const int world = static_cast<int>(places.size());
+  if (before != 0 && before != world) Record(c, Measure::kWorldSizeChange, "");
+  job.world_sizes.push_back({job.generation, Step(newest == nullptr ? 0 : newest->step), world});
+  if (!job.recovery_cause.empty()) {
+    Record(c, Measure::kRecoverySeconds, "placed",
+           absl::ToDoubleSeconds(c.now.mono - job.recovery_since));
+  }
+  HoldDevices(c, job, std::move(places));
+  FallsDue(c, c.now.mono + c.state.settings.worker_lease);
+}
+
+// The next generation of a job that has stopped or lost its group, on its own devices and free
+// ones; QUEUED when too few are left.
+void FormGeneration(Context& c, Job& job, const std::string& why) {
+  const Placement placement = Place(RequestOf(job), AllCandidates(c.state, &job));
+  if (placement.ranks.empty()) {
+    job.stop = StopPurpose::kNone;
+    ReleaseDevices(c, job);
+    Move(c, job, JobState::kQueued, absl::StrCat(why, "; ", placement.reason));
+    return;
+  }
+  BeginGeneration(c, job, placement);
+  Explain(c, job,
+          absl::StrCat(why, "; ", placement.reason, ", goes on ", GoesOnFrom(c.state, job)));
+  c.state.reschedule = true;  // devices may have become free
+}
+
+bool AllGone(const Job& job) {
+  return std::all_of(job.live.begin(), job.live.end(),
+                     [](const MemberLive& live) { return live.gone; });
+}
+
+bool Stopping(const Job& job) {
+  return job.state == JobState::kPausing || job.stop != StopPurpose::kNone;
+}
+
+void Stopped(Context& c, Job& job) {
+  if (job.state != JobState::kPausing) {
+    job.stop = StopPurpose::kNone;
+    FormGeneration(c, job, "its members stopped at a checkpoint");
+    return;
+  }
+  job.stop = StopPurpose::kNone;
+  ReleaseDevices(c, job);
+  if (job.pause_requested) {
+    Move(c, job, JobState::kPaused,
+         AllStepsCommitted(c.state, job)
+             ? "paused after its last step: resume it to finish"
+             : absl::StrCat("paused as asked: goes on ", GoesOnFrom(c.state, job),
+                            " when it is resumed"));
+  } else {
+    Move(c, job, JobState::kQueued, "resumed");
+  }
+}
+
+void BecomeRunning(Context& c, Job& job) {
+  if (job.started_at == absl::InfinitePast()) job.started_at = c.now.wall;
+  if (!job.recovery_cause.empty()) {
+    Record(c, Measure::kRecoverySeconds, "running",
+           absl::ToDoubleSeconds(c.now.mono - job.recovery_since));
+  }
+  const size_t world = job.members.size();
+  Move(c, job, JobState::kRunning,
+       absl::StrCat("trains on ", world, world == 1 ? " device" : " devices"));
+}
+
+}  // namespace
+
+bool AllStepsCommitted(const State& state, const Job& job) {
+  const Checkpoint* newest = NewestCheckpoint(state, job.id);
+  if (newest == nullptr) return false;
+  return newest->final || (job.rank0_finished && newest->step >= job.finished_at_step);
+}
+
+void Start(Context& c, Job& job, const Placement& placement) {
+  BeginGeneration(c, job, placement);
+  Record(c, Measure::kQueueWaitSeconds, "", absl::ToDoubleSeconds(c.now.mono - job.queued_since));
+  Move(c, job, JobState::kStarting,
+       absl::StrCat(placement.reason, ", starts ", GoesOnFrom(c.state, job)));
+}
+
+void Restart(Context& c, Job& job, const std::string& cause, const std::string& reason) {
+  if (job.recovery_cause.empty()) {
+    job.recovery_cause = cause;
+    job.recovery_since = c.now.mono;
+  }
+  Record(c, Measure::kRecovery, cause);
+  ++job.restarts_without_step;
+  const absl::Duration wait = Backoff(job.restarts_without_step);
+  job.not_before = c.now.mono + wait;
+  job.stop = StopPurpose::kNone;
+  if (job.state == JobState::kRunning) Move(c, job, JobState::kResizing, reason);
+  if (job.state == JobState::kStarting || wait > absl::ZeroDuration()) {
+    ReleaseDevices(c, job);
+    Move(c, job, JobState::kQueued,
+         wait == absl::ZeroDuration()
+             ? reason
+             : absl::StrCat(reason, "; waits ", absl::FormatDuration(wait), " after ",
+                            job.restarts_without_step, " starts without a step of progress"));
+    return;
+  }
+  FormGeneration(c, job, reason);
+}
+
+void RequestStop(Context& c, Job& job, StopPurpose purpose, const std::string& reason) {
+  const bool stopping_already = Stopping(job);
+  job.stop = purpose;
+  if (!stopping_already) {
+    ++job.stop_sequence;
+    job.stop_by = c.now.mono + c.state.settings.stop_timeout;
+    FallsDue(c, job.stop_by);
+  }
+  const JobState to = purpose == StopPurpose::kPause ? JobState::kPausing : JobState::kResizing;
+  if (job.state != to) {
+    Move(c, job, to, reason);
+  } else {
+    Explain(c, job, reason);
+    Save(c, job);
+    WakeMembers(c, job);
+  }
+  Settle(c, job);
+}
+
+void Fail(Context& c, Job& job, const std::string& reason) {
+  ReleaseDevices(c, job);
+  Move(c, job, JobState::kFailed, reason);
+}
+
+void Succeed(Context& c, Job& job) {
+  if (job.state == JobState::kQueued) Move(c, job, JobState::kStarting, "all its steps are done");
+  if (job.state == JobState::kStarting || job.state == JobState::kResizing) {
+    if (job.started_at == absl::InfinitePast()) job.started_at = c.now.wall;
+    Move(c, job, JobState::kRunning, "all its steps are done");
+  }
+  if (job.state != JobState::kRunning) return;
+  const Checkpoint* newest = NewestCheckpoint(c.state, job.id);
+  job.stop_by = c.now.mono + kWindDown;
+  FallsDue(c, job.stop_by);
+  Move(c, job, JobState::kSucceeded,
+       absl::StrCat("all steps are done; the result is the checkpoint of step ", newest->step,
+                    " in ", newest->path));
+  Settle(c, job);
+}
+
+void MemberEnded(Context& c, Job& job, int rank, const Judgement& judgement) {
+  MemberLive& live = job.live[rank];
+  live.gone = true;
+  c.out.touched_workers.insert(job.members[rank].worker);
+  const std::string who = absl::StrCat("rank ", rank, " on worker ",
+                                       WorkerName(c.state, job.members[rank].worker), ": ");
+  if (job.active()) {
+    if (judgement.verdict == Verdict::kFailJob) return Fail(c, job, who + judgement.reason);
+    if (judgement.verdict == Verdict::kCounted) {
+      ++job.failures;
+      Save(c, job);
+      if (job.failures >= std::max(1, job.wish.max_failures)) {
+        return Fail(c, job,
+                    absl::StrCat("failed ", job.failures, " times (max_failures is ",
+                                 job.wish.max_failures, "); the last: ", who, judgement.reason));
+      }
+    }
+    if (!Stopping(job) && judgement.verdict != Verdict::kDone) {
+      return Restart(c, job, judgement.cause, who + judgement.reason);
+    }
+    if (!Stopping(job) && live.phase == Phase::kStopped) {
+      return Restart(c, job, "stopped_unasked", who + "stopped though it was not asked to");
+    }
+  }
+  Settle(c, job);
+}
+
+void Settle(Context& c, Job& job) {
+  if (job.state == JobState::kCancelling || job.final()) {
+    if (!AllGone(job)) return;
+    if (!job.members.empty()) {
+      ReleaseDevices(c, job);
+      Save(c, job);
+    }
+    if (!job.final()) Move(c, job, JobState::kCancelled, "cancelled as asked");
+    return;
+  }
+  if (!job.active()) return;
+  if (job.state != JobState::kPausing && job.rank0_finished && AllStepsCommitted(c.state, job)) {
+    return Succeed(c, job);
+  }
+  if (Stopping(job)) {
+    if (AllGone(job)) Stopped(c, job);
+    return;
+  }
+  if (AllGone(job)) {
+    // Every rank finished; rank 0's agent repeats the final checkpoint's report until it is
+    // recorded. Without one the last steps are done again.
+    if (job.stop_by == absl::InfiniteDuration()) {
+      job.stop_by = c.now.mono + kWindDown;
+      FallsDue(c, job.stop_by);
+    }
+    return;
+  }
+  const bool all_train = std::all_of(job.live.begin(), job.live.end(), [](const MemberLive& m) {
+    return m.seen && (m.phase == Phase::kTraining || m.phase == Phase::kFinished);
+  });
+  if (all_train && job.state != JobState::kRunning) BecomeRunning(c, job);
+}
+
+void GrowAndMove(Context& c, Job& job, bool may_grow) {
+  if (job.state != JobState::kRunning || job.rank0_finished) return;
+  for (const MemberPlace& member : job.members) {
+    const Worker& worker = c.state.workers.at(member.worker);
+    if (worker.state() == WorkerState::kDraining) {
+      return RequestStop(c, job, StopPurpose::kResize,
+                         absl::StrCat("leaves worker ", worker.name, ", which is draining"));
+    }
+  }
+  const int world = static_cast<int>(job.members.size());
+  if (!may_grow || world >= job.wish.max_workers) return;
+  const Placement placement = Place(RequestOf(job), AllCandidates(c.state, &job));
+  const int possible = static_cast<int>(placement.ranks.size());
+  const int64_t microbatches = job.wish.accumulation_steps;
+  if (possible <= world || Rounds(microbatches, possible) >= Rounds(microbatches, world)) return;
+  const absl::Duration at = job.membership_since + c.state.settings.grow_cooldown;
+  if (c.now.mono < at) return FallsDue(c, at);
+  RequestStop(c, job, StopPurpose::kResize,
+              absl::StrCat("grows from ", world, " to ", possible, " devices: a step's ",
+                           microbatches, " microbatches then take ", Rounds(microbatches, possible),
+                           " rounds instead of ", Rounds(microbatches, world)));
+}
+
+}  // namespace mindforge::sched

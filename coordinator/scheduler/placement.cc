@@ -1,0 +1,151 @@
+#include "coordinator/scheduler/placement.h"
+
+#include <algorithm>
+#include <map>
+#include <set>
+#include <tuple>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+
+namespace mindforge::sched {
+namespace {
+
+constexpr size_t kHoldersNamed = 3;
+
+// Own devices first, by the rank they had; then whole workers, the fullest first, so that a job
+// spans few hosts.
+std::vector<Candidate> InRankOrder(std::vector<Candidate> free, int world_size) {
+  std::map<WorkerId, int> on_worker;
+  std::set<WorkerId> own;
+  for (const Candidate& candidate : free) {
+    ++on_worker[candidate.place.worker];
+    if (candidate.own_rank >= 0) own.insert(candidate.place.worker);
+  }
+  const auto key = [&](const Candidate& c) {
+    return std::tuple(c.own_rank < 0, c.own_rank, own.count(c.place.worker) == 0,
+                      -on_worker[c.place.worker], c.worker_name, c.place.worker.value(),
+                      c.place.device);
+  };
+  std::sort(free.begin(), free.end(),
+            [&](const Candidate& a, const Candidate& b) { return key(a) < key(b); });
+  free.resize(std::min<size_t>(free.size(), world_size));
+  return free;
+}
+
+std::string Holders(const PlacementRequest& request, const std::vector<Candidate>& all) {
+  std::vector<std::string> named;
+  size_t more = 0;
+  for (const Candidate& candidate : all) {
+    if (candidate.holder.empty() || !Suits(request, candidate)) continue;
+    if (std::find(named.begin(), named.end(), candidate.holder) != named.end()) continue;
+    if (named.size() < kHoldersNamed) {
+      named.push_back(candidate.holder);
+    } else {
+      ++more;
+    }
+  }
+  if (named.empty()) return "";
+  return absl::StrCat(" (", absl::StrJoin(named, ", "),
+                      more == 0 ? "" : absl::StrCat(" and ", more, " more"), ")");
+}
+
+std::string WhyNot(const PlacementRequest& request, const std::vector<Candidate>& all,
+                   int most_free, int most_suitable) {
+  const std::string needs = absl::StrCat("needs ", DevicesInWords(request, request.min));
+  if (all.empty()) {
+    return absl::StrCat(needs, ", no worker is registered: start mindforge-worker");
+  }
+  if (most_suitable < request.min) {
+    std::string what = request.signature.empty()
+                           ? ""
+                           : absl::StrCat(" with the signature '", request.signature,
+                                          "' that was fixed at its first start");
+    return absl::StrCat(
+        needs, what, ", only ", most_suitable, most_suitable == 1 ? " is" : " are",
+        " registered on live workers: ", "start more workers, or lower workers.min");
+  }
+  return absl::StrCat(needs, ", ", most_free, " free", Holders(request, all));
+}
+
+}  // namespace
+
+int64_t Rounds(int64_t accumulation_steps, int world_size) {
+  return (accumulation_steps + world_size - 1) / world_size;
+}
+
+int SmallestWorldSize(const PlacementRequest& request, int available) {
+  const int64_t usable = std::min<int64_t>({available, request.max, request.accumulation_steps});
+  if (usable < 1) return 0;
+  const int64_t rounds = Rounds(request.accumulation_steps, static_cast<int>(usable));
+  const int64_t smallest = (request.accumulation_steps + rounds - 1) / rounds;
+  return static_cast<int>(std::max<int64_t>(smallest, std::min<int64_t>(request.min, usable)));
+}
+
+const char* KindName(DeviceKind kind) { return kind == DeviceKind::kCuda ? "cuda" : "cpu"; }
+
+bool Suits(const PlacementRequest& request, const Candidate& candidate) {
+  if (request.kind && *request.kind != candidate.kind) return false;
+  return request.signature.empty() || request.signature == candidate.signature;
+}
+
+std::string DevicesInWords(const PlacementRequest& request, int count) {
+  return absl::StrCat(count, request.kind ? absl::StrCat(" ", KindName(*request.kind)) : "",
+                      count == 1 ? " device" : " devices");
+}
+
+Placement Place(const PlacementRequest& request, const std::vector<Candidate>& all) {
+  struct Group {
+    DeviceKind kind;
+    std::vector<Candidate> free;
+    int suitable = 0;
+  };
+  std::map<std::string, Group> groups;  // by signature
+  for (const Candidate& candidate : all) {
+    if (!Suits(request, candidate)) continue;
+    Group& group = groups[candidate.signature];
+    group.kind = candidate.kind;
+    ++group.suitable;
+    if (candidate.holder.empty()) group.free.push_back(candidate);
+  }
+
+  Group* best = nullptr;
+  int most_suitable = 0;
+  const auto rank = [&](const Group& group) {
+    const int world = SmallestWorldSize(request, static_cast<int>(group.free.size()));
+    // GPUs before CPUs, then as many ranks as help.
+    return std::pair(group.kind == DeviceKind::kCuda, world);
+  };
+  int most_free = 0;
+  for (auto& [signature, group] : groups) {
+    most_suitable = std::max(most_suitable, group.suitable);
+    most_free = std::max(most_free, static_cast<int>(group.free.size()));
+    if (static_cast<int>(group.free.size()) < request.min) continue;
+    if (best == nullptr || rank(group) > rank(*best)) best = &group;
+  }
+  if (best == nullptr) {
+    return {
+        {}, false, most_suitable >= request.min, WhyNot(request, all, most_free, most_suitable)};
+  }
+
+  const int free = static_cast<int>(best->free.size());
+  const int world = SmallestWorldSize(request, free);
+  const int wanted = SmallestWorldSize(request, request.max);
+  Placement placement;
+  placement.could_fit = true;
+  placement.ranks = InRankOrder(std::move(best->free), world);
+  const int64_t rounds = Rounds(request.accumulation_steps, world);
+  placement.fewer_rounds_with_more = Rounds(request.accumulation_steps, wanted) < rounds;
+  placement.reason = absl::StrCat("placed on ", world, " ", KindName(best->kind),
+                                  world == 1 ? " device" : " devices");
+  const int usable = std::min(free, request.max);
+  if (usable > world) {
+    absl::StrAppend(&placement.reason, " of ", usable,
+                    " that it could have: ", request.accumulation_steps, " microbatches take ",
+                    rounds, rounds == 1 ? " round" : " rounds", " either way");
+  }
+  return placement;
+}
+
+}  // namespace mindforge::sched

@@ -1,0 +1,59 @@
+// Where a job's ranks go: a stateless policy over a snapshot of devices.
+//
+// A job takes devices of one kind and one signature, all at once or none. It takes the smallest
+// world size that finishes a step in the same number of rounds, since a rank more would only wait.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "coordinator/scheduler/types.h"
+
+namespace mindforge::sched {
+
+// One device as placement sees it.
+struct Candidate {
+  MemberPlace place;
+  std::string worker_name;
+  DeviceKind kind = DeviceKind::kCpu;
+  std::string signature;
+  int own_rank = -1;   // the rank it holds for this job already; -1: none
+  std::string holder;  // empty: free; else in words: "worker w2 holds job x"
+};
+
+struct PlacementRequest {
+  int min = 1;
+  int max = 1;
+  int64_t accumulation_steps = 1;
+  std::optional<DeviceKind> kind;
+  std::string signature;  // fixed at the first start; empty: not yet
+};
+
+struct Placement {
+  std::vector<Candidate> ranks;         // by rank; empty: it does not fit
+  bool fewer_rounds_with_more = false;  // max devices would finish a step sooner than these
+  bool could_fit = false;               // it would fit if every device were free
+  std::string reason;                   // in words, either way
+};
+
+// Microbatches that the busiest of `world_size` ranks computes in a step.
+int64_t Rounds(int64_t accumulation_steps, int world_size);
+
+// The smallest world size, at least `min`, that needs as few rounds as `available` ranks would.
+int SmallestWorldSize(const PlacementRequest& request, int available);
+
+// "cpu", "cuda".
+const char* KindName(DeviceKind kind);
+
+// True when `candidate` may hold a rank of the job at all, be it free or not.
+bool Suits(const PlacementRequest& request, const Candidate& candidate);
+
+// "2 cpu devices", "1 device".
+std::string DevicesInWords(const PlacementRequest& request, int count);
+
+// Chooses among `all` (free and held; the reason names who holds what is missing).
+Placement Place(const PlacementRequest& request, const std::vector<Candidate>& all);
+
+}  // namespace mindforge::sched

@@ -1,0 +1,246 @@
+#include "coordinator/scheduler/report.h"
+
+#include <algorithm>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "coordinator/scheduler/checkpoints.h"
+#include "coordinator/scheduler/membership.h"
+
+namespace mindforge::sched {
+namespace {
+
+// A member as it stood before the report, which may form a new generation while it is gone through.
+struct Seat {
+  JobId job;
+  Generation generation;
+  int rank = 0;
+  std::string device;
+};
+
+std::vector<Seat> SeatsOn(const Context& c, const WorkerId& worker) {
+  std::vector<Seat> seats;
+  for (auto it = c.state.holders.lower_bound({worker, ""});
+       it != c.state.holders.end() && it->first.first == worker; ++it) {
+    const auto& [job, rank] = it->second;
+    seats.push_back({job, c.state.jobs.at(job).generation, rank, it->first.second});
+  }
+  return seats;
+}
+
+// The job of the seat while it still is what it was; null: it has moved on.
+Job* StillSeated(Context& c, const WorkerId& worker, const Seat& seat) {
+  const auto holder = c.state.holders.find({worker, seat.device});
+  if (holder == c.state.holders.end() || holder->second.first != seat.job) return nullptr;
+  Job& job = c.state.jobs.at(seat.job);
+  return job.generation == seat.generation ? &job : nullptr;
+}
+
+void Lost(Context& c, const WorkerId& worker, const Seat& seat, std::string cause,
+          std::string reason) {
+  Job* job = StillSeated(c, worker, seat);
+  if (job == nullptr || job->live[seat.rank].gone) return;
+  MemberEnded(c, *job, seat.rank, {Verdict::kNotCounted, std::move(cause), std::move(reason)});
+}
+
+// True when the agent is a new process: its trainers are gone.
+bool Register(Context& c, const WorkerReport& report) {
+  const auto [it, is_new] = c.state.workers.try_emplace(report.worker.id);
+  Worker& worker = it->second;
+  const WorkerRecord before = worker;
+  const bool restarted = !is_new && worker.incarnation != report.worker.incarnation;
+  static_cast<WorkerRecord&>(worker) = report.worker;
+  worker.drained = before.drained;
+  worker.acks = restarted || is_new ? SpoolAcks{} : before.acks;
+  if (is_new || before != worker) {
+    c.dirty_workers.insert(worker.id);
+    c.state.reschedule = true;
+  }
+  if (is_new || worker.lost || restarted) {
+    c.out.log.push_back(absl::StrCat("worker ", worker.id.value(), " (", worker.name, "): ",
+                                     is_new      ? "registered"
+                                     : restarted ? "restarted"
+                                                 : "is back",
+                                     " with ", worker.devices.size(), " devices"));
+  }
+  if (worker.lost || !worker.reported || worker.stopping != report.stopping) {
+    c.state.reschedule = true;
+  }
+  worker.lost = false;
+  worker.reported = true;
+  worker.stopping = report.stopping;
+  worker.lease_from = c.now.mono;
+  worker.last_seen = c.now.wall;
+  if (restarted) worker.statuses.clear();
+  FallsDue(c, c.now.mono + c.state.settings.worker_lease);
+  return restarted;
+}
+
+// A record of an older generation still counts for the steps that its successor went on from.
+bool IsCommittedHistory(const Job& job, const Progress& record) {
+  if (record.generation == job.generation) return true;
+  for (const WorldSizeChange& change : job.world_sizes) {
+    if (change.generation > record.generation) return record.step <= change.from_step.value();
+  }
+  return false;
+}
+
+void TakeProgress(Context& c, Job& job, const Progress& record) {
+  if (!IsCommittedHistory(job, record)) return;
+  c.out.changes.progress.push_back({job.id, record});
+  if (job.max_step == 0 && job.first_loss == 0) job.first_loss = record.loss;
+  if (record.step > job.max_step) {
+    job.productive_seconds += record.step_seconds;
+    job.max_step = record.step;
+  }
+  if (record.generation == job.generation) {
+    job.progress_since = c.now.mono;
+    job.restarts_without_step = 0;
+    if (!job.recovery_cause.empty()) {
+      Record(c, Measure::kRecoverySeconds, "first_step",
+             absl::ToDoubleSeconds(c.now.mono - job.recovery_since));
+      job.recovery_cause.clear();
+    }
+  }
+  if (record.generation > job.progress.generation || record.step >= job.progress.step) {
+    job.progress = record;
+    job.progress.bytes.clear();  // the store has it
+  }
+  Touch(c, job);
+}
+
+void TakeLog(Context& c, Job& job, const LogLine& line) {
+  c.out.changes.logs.push_back({job.id, {++job.log_count, line}});
+  c.out.touched_jobs.insert(job.id);
+}
+
+// Runs `take` on each item that was not seen before and moves the acknowledgement on.
+template <typename T, typename Take>
+void Drain(Context& c, const WorkerId& worker, const std::vector<Spooled<T>>& items,
+           int64_t SpoolAcks::*ack, Take take) {
+  for (const Spooled<T>& spooled : items) {
+    Worker& record = c.state.workers.at(worker);
+    if (spooled.number <= record.acks.*ack) continue;
+    record.acks.*ack = spooled.number;
+    c.dirty_workers.insert(worker);
+    take(spooled);
+  }
+}
+
+void TakeSpools(Context& c, const WorkerReport& report) {
+  const WorkerId& worker = report.worker.id;
+  const auto job_of = [&](const JobId& id) -> Job* {
+    const auto it = c.state.jobs.find(id);
+    return it == c.state.jobs.end() ? nullptr : &it->second;
+  };
+  // Progress before checkpoints: what a checkpoint holds is on record before the job can end.
+  Drain(c, worker, report.progress, &SpoolAcks::progress, [&](const Spooled<Progress>& item) {
+    if (Job* job = job_of(item.job)) TakeProgress(c, *job, item.item);
+  });
+  Drain(c, worker, report.logs, &SpoolAcks::logs, [&](const Spooled<LogLine>& item) {
+    if (Job* job = job_of(item.job)) TakeLog(c, *job, item.item);
+  });
+  Drain(c, worker, report.corruptions, &SpoolAcks::corruptions,
+        [&](const Spooled<CheckpointCorrupt>& item) { MarkCorrupt(c, item.job, item.item); });
+  Drain(c, worker, report.checkpoints, &SpoolAcks::checkpoints,
+        [&](const Spooled<CheckpointWritten>& item) { Commit(c, item.job, worker, item.item); });
+  for (const VerifyResult& result : report.verify_results) Verified(c, result);
+  Deleted(c, report.deleted_paths);
+}
+
+void UpdateMember(Context& c, Job& job, int rank, const DeviceStatus& status) {
+  MemberLive& live = job.live[rank];
+  if (status.step > live.step || status.phase != live.phase) job.progress_since = c.now.mono;
+  if (status.detail != live.detail || status.phase != live.phase) Touch(c, job);
+  live.seen = true;
+  live.step = status.step;
+  live.phase = status.phase;
+  live.detail = status.detail;
+  if (rank != 0) return;
+  if (!status.rendezvous.empty() && status.rendezvous != job.rendezvous) {
+    job.rendezvous = status.rendezvous;
+    WakeMembers(c, job);
+  }
+  if (job.dataset_digest.empty() && !status.dataset_digest.empty()) {
+    job.dataset_digest = status.dataset_digest;
+    Save(c, job);
+  }
+  if (status.total_steps > 0 && job.progress.total_steps == 0) {
+    job.progress.total_steps = status.total_steps;
+  }
+  if (status.phase == Phase::kFinished) {
+    job.rank0_finished = true;
+    job.finished_at_step = std::max(status.step, int64_t{1});
+  }
+}
+
+void TakeStatus(Context& c, const WorkerReport& report, const Seat& seat) {
+  Job* job = StillSeated(c, report.worker.id, seat);
+  if (job == nullptr || job->live[seat.rank].gone) return;
+  const bool has_device =
+      std::any_of(report.worker.devices.begin(), report.worker.devices.end(),
+                  [&](const Device& device) { return device.id == seat.device; });
+  if (!has_device) {
+    return Lost(c, report.worker.id, seat, "device_gone",
+                absl::StrCat("device ", seat.device, " is not there any more"));
+  }
+  const auto status = std::find_if(report.statuses.begin(), report.statuses.end(),
+                                   [&](const DeviceStatus& s) { return s.device == seat.device; });
+  const bool mine = status != report.statuses.end() && status->job == seat.job &&
+                    status->generation == seat.generation && status->rank == seat.rank;
+  if (!mine) {
+    const bool never_needed =
+        !job->active() || job->state == JobState::kPausing || job->stop != StopPurpose::kNone;
+    if (!job->live[seat.rank].seen && !never_needed) return;  // not started yet
+    return Lost(c, report.worker.id, seat, "trainer_gone", "its trainer is gone");
+  }
+  UpdateMember(c, *job, seat.rank, *status);
+  if (status->exit) {
+    MemberEnded(c, *job, seat.rank, Judge(*status->exit, status->phase));
+  } else {
+    Settle(c, *job);
+  }
+}
+
+void NoteStatuses(Context& c, const WorkerReport& report) {
+  Worker& worker = c.state.workers.at(report.worker.id);
+  std::map<std::string, DeviceStatus> statuses;
+  for (const DeviceStatus& status : report.statuses) statuses[status.device] = status;
+  const auto busy = [](const auto& all) {
+    return std::count_if(all.begin(), all.end(), [](const auto& e) { return !e.second.exit; });
+  };
+  if (busy(statuses) != busy(worker.statuses)) c.state.reschedule = true;
+  worker.statuses = std::move(statuses);
+}
+
+}  // namespace
+
+void On(Context& c, const WorkerReport& report) {
+  if (c.state.workers.count(report.worker.id) == 0 && c.state.workers.size() >= kMaxWorkers) {
+    c.out.status = CommandError(absl::StatusCode::kResourceExhausted, "TOO_MANY_WORKERS",
+                                absl::StrCat(kMaxWorkers, " workers are registered already"));
+    return;
+  }
+  const bool restarted = Register(c, report);
+  const std::vector<Seat> seats = SeatsOn(c, report.worker.id);
+  NoteStatuses(c, report);
+  TakeSpools(c, report);
+  if (restarted) {
+    for (const Seat& seat : seats) {
+      Job* job = StillSeated(c, report.worker.id, seat);
+      if (job != nullptr && job->live[seat.rank].seen) {
+        Lost(c, report.worker.id, seat, "agent_restarted", "its agent was restarted");
+      }
+    }
+  }
+  for (const Seat& seat : seats) TakeStatus(c, report, seat);
+}
+
+void On(Context& c, const WorkerAnswered& event) {
+  const auto it = c.state.workers.find(event.id);
+  if (it != c.state.workers.end()) it->second.lease_from = c.now.mono;
+}
+
+}  // namespace mindforge::sched

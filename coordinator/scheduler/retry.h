@@ -1,0 +1,31 @@
+// What the end of a trainer means for its job: a stateless policy.
+#pragma once
+
+#include <string>
+
+#include "absl/time/time.h"
+#include "coordinator/scheduler/types.h"
+
+namespace mindforge::sched {
+
+enum class Verdict {
+  kDone,        // it ended as it should
+  kFailJob,     // a restart cannot cure it
+  kCounted,     // start again; counts against max_failures
+  kNotCounted,  // start again: the group or the process was lost, not the job's fault
+};
+
+struct Judgement {
+  Verdict verdict = Verdict::kNotCounted;
+  std::string cause;   // bounded label: trainer_killed, trainer_failed, peer_lost…
+  std::string reason;  // in words
+};
+
+// `phase` is the last the trainer reported.
+Judgement Judge(const TrainerExit& exit, Phase phase);
+
+// How long to wait before the next start after `restarts` in a row without a step of progress: none
+// for the first two, then doubling from a second to half a minute.
+absl::Duration Backoff(int restarts);
+
+}  // namespace mindforge::sched

@@ -1,0 +1,212 @@
+#include "coordinator/store/load_rows.h"
+
+#include <utility>
+
+#include "common/status_macros.h"
+#include "coordinator/store/row_json.h"
+
+namespace mindforge {
+namespace {
+
+using sched::Snapshot;
+
+absl::StatusOr<sched::JobRecord> ReadJob(const Statement& row) {
+  sched::JobRecord job;
+  job.id = JobId(row.Text(0));
+  job.sequence = row.Int(1);
+  job.wish.name = row.Text(2);
+  job.spec = row.Text(3);
+  job.state = static_cast<sched::JobState>(row.Int(4));
+  job.reason = row.Text(5);
+  job.generation = Generation(row.Int(6));
+  job.failures = static_cast<int>(row.Int(7));
+  job.submitted_at = TimeFromRow(row.Int(8));
+  job.started_at = TimeFromRow(row.Int(9));
+  job.finished_at = TimeFromRow(row.Int(10));
+  job.revision = row.Int(11);
+  job.device_signature = row.Text(12);
+  job.dataset_digest = row.Text(13);
+  job.pause_requested = row.Int(14) != 0;
+  job.stop = static_cast<sched::StopPurpose>(row.Int(15));
+  job.stop_sequence = row.Int(16);
+  job.wish.min_workers = static_cast<int>(row.Int(17));
+  job.wish.max_workers = static_cast<int>(row.Int(18));
+  job.wish.accumulation_steps = row.Int(19);
+  if (row.Int(20) != 0) job.wish.device = static_cast<sched::DeviceKind>(row.Int(20));
+  job.wish.priority = static_cast<int>(row.Int(21));
+  job.wish.checkpoint_dir = row.Text(22);
+  job.wish.keep_last = row.Int(23);
+  job.wish.keep_every = row.Int(24);
+  job.wish.max_failures = static_cast<int>(row.Int(25));
+  RETURN_IF_ERROR(MembersFromJson(row.Text(26), &job.members));
+  RETURN_IF_ERROR(WorldSizesFromJson(row.Text(27), &job.world_sizes));
+  return job;
+}
+
+absl::Status LoadJobs(Database& database, Snapshot& snapshot) {
+  Statement& rows = database.Prepared(
+      "SELECT id, sequence, name, spec, state, reason, generation, failures, submitted_at,"
+      " started_at, finished_at, revision, device_signature, dataset_digest, pause_requested, stop,"
+      " stop_sequence, min_workers, max_workers, accumulation_steps, device, priority,"
+      " checkpoint_dir, keep_last, keep_every, max_failures, members, world_sizes FROM jobs");
+  rows.Bind();
+  while (rows.Next()) {
+    ASSIGN_OR_RETURN(sched::JobRecord job, ReadJob(rows));
+    snapshot.jobs.push_back(std::move(job));
+  }
+  return rows.status();
+}
+
+absl::Status LoadEvents(Database& database, Snapshot& snapshot) {
+  Statement& rows = database.Prepared(
+      "SELECT job, number, at, state, generation, reason FROM job_events ORDER BY job, number");
+  rows.Bind();
+  while (rows.Next()) {
+    auto& history = snapshot.histories[JobId(rows.Text(0))];
+    history.event_count = rows.Int(1);
+    history.events.push_back({TimeFromRow(rows.Int(2)), static_cast<sched::JobState>(rows.Int(3)),
+                              Generation(rows.Int(4)), rows.Text(5)});
+  }
+  return rows.status();
+}
+
+// The newest record, the first loss and the sum of step times of each job; by job, so that each is
+// a seek or a scan of that job's rows alone.
+absl::Status LoadProgress(Database& database, Snapshot& snapshot) {
+  for (const sched::JobRecord& job : snapshot.jobs) {
+    auto& history = snapshot.histories[job.id];
+    Statement& last = database.Prepared(
+        "SELECT step, generation, total_steps, epoch, world_size, loss, learning_rate,"
+        " gradient_norm, tokens, tokens_per_second, step_seconds FROM progress WHERE job = ?"
+        " ORDER BY step DESC LIMIT 1");
+    last.Bind(job.id.value());
+    while (last.Next()) {
+      sched::Progress& record = history.last_progress;
+      record.step = last.Int(0);
+      record.generation = Generation(last.Int(1));
+      record.total_steps = last.Int(2);
+      record.epoch = last.Double(3);
+      record.world_size = static_cast<int>(last.Int(4));
+      record.loss = last.Double(5);
+      record.learning_rate = last.Double(6);
+      record.gradient_norm = last.Double(7);
+      record.tokens = last.Int(8);
+      record.tokens_per_second = last.Double(9);
+      record.step_seconds = last.Double(10);
+    }
+    RETURN_IF_ERROR(last.status());
+    Statement& first =
+        database.Prepared("SELECT loss FROM progress WHERE job = ? ORDER BY step LIMIT 1");
+    first.Bind(job.id.value());
+    while (first.Next()) history.first_loss = first.Double(0);
+    RETURN_IF_ERROR(first.status());
+    // Only a live job's goodput is shown.
+    if (!sched::IsFinal(job.state)) {
+      Statement& sum = database.Prepared("SELECT sum(step_seconds) FROM progress WHERE job = ?");
+      sum.Bind(job.id.value());
+      while (sum.Next()) history.productive_seconds = sum.Double(0);
+      RETURN_IF_ERROR(sum.status());
+    }
+    Statement& logs =
+        database.Prepared("SELECT number FROM logs WHERE job = ? ORDER BY number DESC LIMIT 1");
+    logs.Bind(job.id.value());
+    while (logs.Next()) history.log_count = logs.Int(0);
+    RETURN_IF_ERROR(logs.status());
+  }
+  return absl::OkStatus();
+}
+
+absl::Status LoadWorkers(Database& database, Snapshot& snapshot) {
+  Statement& rows = database.Prepared(
+      "SELECT id, name, version, advertise_host, incarnation, devices, drained, progress_ack,"
+      " logs_ack, checkpoints_ack, corruptions_ack FROM workers");
+  rows.Bind();
+  while (rows.Next()) {
+    sched::WorkerRecord worker;
+    worker.id = WorkerId(rows.Text(0));
+    worker.name = rows.Text(1);
+    worker.version = rows.Text(2);
+    worker.advertise_host = rows.Text(3);
+    worker.incarnation = rows.Text(4);
+    RETURN_IF_ERROR(DevicesFromJson(rows.Text(5), &worker.devices));
+    worker.drained = rows.Int(6) != 0;
+    worker.acks = {rows.Int(7), rows.Int(8), rows.Int(9), rows.Int(10)};
+    snapshot.workers.push_back(std::move(worker));
+  }
+  return rows.status();
+}
+
+absl::Status LoadCheckpoints(Database& database, Snapshot& snapshot) {
+  Statement& rows = database.Prepared(
+      "SELECT job, step, generation, state, path, size_bytes, loss, committed_at, pinned,"
+      " manifest_digest, final, worker, verification, verification_detail, verified_at"
+      " FROM checkpoints");
+  rows.Bind();
+  while (rows.Next()) {
+    sched::Checkpoint c;
+    c.job = JobId(rows.Text(0));
+    c.step = rows.Int(1);
+    c.generation = Generation(rows.Int(2));
+    c.state = static_cast<sched::CheckpointState>(rows.Int(3));
+    c.path = rows.Text(4);
+    c.size_bytes = rows.Int(5);
+    c.loss = rows.Double(6);
+    c.committed_at = TimeFromRow(rows.Int(7));
+    c.pinned = rows.Int(8) != 0;
+    c.manifest_digest = rows.Text(9);
+    c.final = rows.Int(10) != 0;
+    c.worker = WorkerId(rows.Text(11));
+    c.verification = static_cast<sched::Verification>(rows.Int(12));
+    c.verification_detail = rows.Text(13);
+    c.verified_at = TimeFromRow(rows.Int(14));
+    snapshot.checkpoints.push_back(std::move(c));
+  }
+  return rows.status();
+}
+
+absl::Status LoadRest(Database& database, Snapshot& snapshot) {
+  Statement& orders = database.Prepared("SELECT path, job, worker FROM delete_orders");
+  orders.Bind();
+  while (orders.Next()) {
+    snapshot.delete_orders.push_back(
+        {orders.Text(0), JobId(orders.Text(1)), WorkerId(orders.Text(2))});
+  }
+  RETURN_IF_ERROR(orders.status());
+  Statement& rows = database.Prepared(
+      "SELECT name, job, step, path, replicas, prompt_style, created_at FROM deployments");
+  rows.Bind();
+  while (rows.Next()) {
+    sched::Deployment d;
+    d.name = rows.Text(0);
+    d.job = JobId(rows.Text(1));
+    if (rows.Int(2) >= 0) d.step = rows.Int(2);
+    d.path = rows.Text(3);
+    d.replicas = static_cast<int>(rows.Int(4));
+    d.prompt_style = static_cast<int>(rows.Int(5));
+    d.created_at = TimeFromRow(rows.Int(6));
+    snapshot.deployments.push_back(std::move(d));
+  }
+  RETURN_IF_ERROR(rows.status());
+  Statement& requests = database.Prepared("SELECT id, digest, job, sequence FROM requests");
+  requests.Bind();
+  while (requests.Next()) {
+    snapshot.requests.push_back(
+        {requests.Text(0), requests.Text(1), JobId(requests.Text(2)), requests.Int(3)});
+  }
+  return requests.status();
+}
+
+}  // namespace
+
+absl::StatusOr<Snapshot> LoadRows(Database& database) {
+  Snapshot snapshot;
+  RETURN_IF_ERROR(LoadJobs(database, snapshot));
+  RETURN_IF_ERROR(LoadEvents(database, snapshot));
+  RETURN_IF_ERROR(LoadProgress(database, snapshot));
+  RETURN_IF_ERROR(LoadWorkers(database, snapshot));
+  RETURN_IF_ERROR(LoadCheckpoints(database, snapshot));
+  RETURN_IF_ERROR(LoadRest(database, snapshot));
+  return snapshot;
+}
+
+}  // namespace mindforge

@@ -1,0 +1,87 @@
+#include "coordinator/store/migrations.h"
+
+#include <iterator>
+#include <string>
+
+#include "absl/strings/str_cat.h"
+#include "common/status_macros.h"
+
+namespace mindforge {
+namespace {
+
+// Times are microseconds since 1970, 0: none. Text is stored as blobs. JSON holds short lists that
+// are only ever read and written whole.
+constexpr const char* kMigrations[] = {
+    R"sql(
+CREATE TABLE jobs (
+  id BLOB PRIMARY KEY, sequence INTEGER NOT NULL, name BLOB NOT NULL, spec BLOB NOT NULL,
+  state INTEGER NOT NULL, reason BLOB NOT NULL, generation INTEGER NOT NULL,
+  failures INTEGER NOT NULL, submitted_at INTEGER NOT NULL, started_at INTEGER NOT NULL,
+  finished_at INTEGER NOT NULL, revision INTEGER NOT NULL, device_signature BLOB NOT NULL,
+  dataset_digest BLOB NOT NULL, pause_requested INTEGER NOT NULL, stop INTEGER NOT NULL,
+  stop_sequence INTEGER NOT NULL, min_workers INTEGER NOT NULL, max_workers INTEGER NOT NULL,
+  accumulation_steps INTEGER NOT NULL, device INTEGER NOT NULL, priority INTEGER NOT NULL,
+  checkpoint_dir BLOB NOT NULL, keep_last INTEGER NOT NULL, keep_every INTEGER NOT NULL,
+  max_failures INTEGER NOT NULL, members BLOB NOT NULL, world_sizes BLOB NOT NULL
+) WITHOUT ROWID;
+CREATE TABLE job_events (
+  job BLOB NOT NULL, number INTEGER NOT NULL, at INTEGER NOT NULL, state INTEGER NOT NULL,
+  generation INTEGER NOT NULL, reason BLOB NOT NULL, PRIMARY KEY (job, number)
+) WITHOUT ROWID;
+CREATE TABLE progress (
+  job BLOB NOT NULL, step INTEGER NOT NULL, generation INTEGER NOT NULL,
+  total_steps INTEGER NOT NULL, epoch REAL NOT NULL, world_size INTEGER NOT NULL,
+  loss REAL NOT NULL, learning_rate REAL NOT NULL, gradient_norm REAL NOT NULL,
+  tokens INTEGER NOT NULL, tokens_per_second REAL NOT NULL, step_seconds REAL NOT NULL,
+  record BLOB NOT NULL, PRIMARY KEY (job, step)
+) WITHOUT ROWID;
+CREATE TABLE logs (
+  job BLOB NOT NULL, number INTEGER NOT NULL, rank INTEGER NOT NULL, line BLOB NOT NULL,
+  PRIMARY KEY (job, number)
+) WITHOUT ROWID;
+CREATE TABLE checkpoints (
+  job BLOB NOT NULL, step INTEGER NOT NULL, generation INTEGER NOT NULL, state INTEGER NOT NULL,
+  path BLOB NOT NULL, size_bytes INTEGER NOT NULL, loss REAL NOT NULL,
+  committed_at INTEGER NOT NULL, pinned INTEGER NOT NULL, manifest_digest BLOB NOT NULL,
+  final INTEGER NOT NULL, worker BLOB NOT NULL, verification INTEGER NOT NULL,
+  verification_detail BLOB NOT NULL, verified_at INTEGER NOT NULL, PRIMARY KEY (job, step)
+) WITHOUT ROWID;
+CREATE TABLE delete_orders (
+  path BLOB PRIMARY KEY, job BLOB NOT NULL, worker BLOB NOT NULL
+) WITHOUT ROWID;
+CREATE TABLE workers (
+  id BLOB PRIMARY KEY, name BLOB NOT NULL, version BLOB NOT NULL, advertise_host BLOB NOT NULL,
+  incarnation BLOB NOT NULL, devices BLOB NOT NULL, drained INTEGER NOT NULL,
+  progress_ack INTEGER NOT NULL, logs_ack INTEGER NOT NULL, checkpoints_ack INTEGER NOT NULL,
+  corruptions_ack INTEGER NOT NULL
+) WITHOUT ROWID;
+CREATE TABLE deployments (
+  name BLOB PRIMARY KEY, job BLOB NOT NULL, step INTEGER, path BLOB NOT NULL,
+  replicas INTEGER NOT NULL, prompt_style INTEGER NOT NULL, created_at INTEGER NOT NULL
+) WITHOUT ROWID;
+CREATE TABLE requests (
+  id BLOB PRIMARY KEY, digest BLOB NOT NULL, job BLOB NOT NULL, sequence INTEGER NOT NULL
+) WITHOUT ROWID;
+)sql",
+};
+
+}  // namespace
+
+int SchemaVersion() { return static_cast<int>(std::size(kMigrations)); }
+
+absl::Status Migrate(Database& database) {
+  ASSIGN_OR_RETURN(const int64_t found, database.UserVersion());
+  if (found > SchemaVersion()) {
+    return absl::FailedPreconditionError(
+        absl::StrCat("it was written by a newer program (schema ", found, ", this one knows ",
+                     SchemaVersion(), "): run that program, or restore a backup made before"));
+  }
+  for (int64_t version = found; version < SchemaVersion(); ++version) {
+    RETURN_IF_ERROR(database.Execute(absl::StrCat("BEGIN IMMEDIATE;", kMigrations[version],
+                                                  "PRAGMA user_version=", version + 1, ";COMMIT;")))
+        << "migration " << version + 1;
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace mindforge

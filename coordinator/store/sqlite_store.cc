@@ -1,0 +1,107 @@
+#include "coordinator/store/sqlite_store.h"
+
+#include <fcntl.h>
+#include <sys/file.h>
+
+#include <cerrno>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "common/durable_file.h"
+#include "common/status_macros.h"
+#include "coordinator/store/load_rows.h"
+#include "coordinator/store/migrations.h"
+#include "coordinator/store/write_rows.h"
+
+namespace mindforge {
+namespace {
+
+absl::StatusOr<UniqueFd> LockFolder(const std::string& folder) {
+  const std::string path = JoinPath(folder, "coordinator.lock");
+  UniqueFd fd(open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0644));
+  if (fd.get() < 0) return ErrnoStatus(errno, "cannot open", path);
+  if (flock(fd.get(), LOCK_EX | LOCK_NB) != 0) {
+    return absl::AlreadyExistsError(
+        absl::StrCat("another coordinator uses ", folder, " (it holds ", path,
+                     "): stop it first, or give this one a folder of its own with --data-dir"));
+  }
+  return fd;
+}
+
+absl::Status OpenError(const absl::Status& status, const std::string& path) {
+  const char* const remedy =
+      status.code() == absl::StatusCode::kFailedPrecondition
+          ? ""
+          : ": restore it from a backup, or move it away to begin with an empty store";
+  return absl::Status(status.code(), absl::StrCat("the store ", path,
+                                                  " cannot be used: ", status.message(), remedy));
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<SqliteStore>> SqliteStore::Open(const std::string& folder) {
+  RETURN_IF_ERROR(MakeDirs(folder)) << "--data-dir";
+  ASSIGN_OR_RETURN(UniqueFd lock, LockFolder(folder));
+  const std::string path = JoinPath(folder, "coordinator.db");
+  auto writer = Database::Open(path, /*read_only=*/false);
+  if (!writer.ok()) return OpenError(writer.status(), path);
+  if (const absl::Status status = Migrate(**writer); !status.ok()) return OpenError(status, path);
+  auto reader = Database::Open(path, /*read_only=*/true);
+  if (!reader.ok()) return OpenError(reader.status(), path);
+  RETURN_IF_ERROR(SyncDir(folder));
+  return std::unique_ptr<SqliteStore>(
+      new SqliteStore(std::move(lock), *std::move(writer), *std::move(reader)));
+}
+
+absl::StatusOr<sched::Snapshot> SqliteStore::Load() {
+  MutexLock lock(writer_mutex_);
+  absl::StatusOr<sched::Snapshot> snapshot = LoadRows(*writer_);
+  if (!snapshot.ok()) return OpenError(snapshot.status(), "coordinator.db");
+  return snapshot;
+}
+
+absl::Status SqliteStore::Apply(const std::vector<const sched::Changes*>& batch) {
+  MutexLock lock(writer_mutex_);
+  RETURN_IF_ERROR(writer_->Prepared("BEGIN IMMEDIATE").Bind().Run());
+  absl::Status status;
+  for (const sched::Changes* changes : batch) {
+    status = WriteRows(*writer_, *changes);
+    if (!status.ok()) break;
+  }
+  if (status.ok()) status = writer_->Prepared("COMMIT").Bind().Run();
+  if (!status.ok()) {
+    // A failed COMMIT may have been rolled back already; then this fails too, and changes nothing.
+    writer_->Execute("ROLLBACK").IgnoreError();
+  }
+  return status;
+}
+
+absl::StatusOr<std::vector<StoredProgress>> SqliteStore::ReadProgress(const JobId& job,
+                                                                      int64_t after_step,
+                                                                      int limit) {
+  MutexLock lock(reader_mutex_);
+  Statement& rows = reader_->Prepared(
+      "SELECT step, record FROM progress WHERE job = ? AND step > ? ORDER BY step LIMIT ?");
+  rows.Bind(job.value(), after_step, limit);
+  std::vector<StoredProgress> records;
+  while (rows.Next()) records.push_back({rows.Int(0), rows.Text(1)});
+  RETURN_IF_ERROR(rows.status());
+  return records;
+}
+
+absl::StatusOr<std::vector<StoredLog>> SqliteStore::ReadLogs(const JobId& job, int64_t after,
+                                                             std::optional<int> rank, int limit) {
+  MutexLock lock(reader_mutex_);
+  Statement& rows = reader_->Prepared(
+      "SELECT number, rank, line FROM logs WHERE job = ?1 AND number > ?2 AND (?3 = 0 OR rank = ?4)"
+      " ORDER BY number LIMIT ?5");
+  rows.Bind(job.value(), after, rank.has_value(), rank.value_or(0), limit);
+  std::vector<StoredLog> lines;
+  while (rows.Next()) {
+    lines.push_back({rows.Int(0), static_cast<int>(rows.Int(1)), rows.Text(2)});
+  }
+  RETURN_IF_ERROR(rows.status());
+  return lines;
+}
+
+}  // namespace mindforge
