@@ -1,0 +1,127 @@
+// What a user can get wrong, as the trainer reports it: the kind, the field and a remedy.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <fstream>
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "tests/fakes/trainer_harness.h"
+#include "tests/train/training_job.h"
+
+namespace mindforge {
+namespace {
+
+using ::testing::HasSubstr;
+
+struct BadJob {
+  const char* name;
+  const char* field;
+  std::function<void(const TestFolder&, v1::StartTraining&)> spoil;
+};
+
+class BadJobTest : public ::testing::TestWithParam<BadJob> {};
+
+TEST_P(BadJobTest, IsTheUsersFaultAndNamesTheField) {
+  const TestFolder folder;
+  v1::StartTraining start = TinyJob(folder);
+  GetParam().spoil(folder, start);
+  TrainerGroup group(start, 1);
+  EXPECT_EQ(group.rank(0).Wait().code, 1);
+  const TrainerReports reports = group.rank(0).reports();
+  ASSERT_TRUE(reports.failure.has_value());
+  EXPECT_EQ(reports.failure->kind(), v1::FAILURE_KIND_USER) << reports.failure->message();
+  ASSERT_GE(reports.failure->problems_size(), 1) << reports.failure->message();
+  EXPECT_EQ(reports.failure->problems(0).field(), GetParam().field)
+      << reports.failure->ShortDebugString();
+  EXPECT_NE(reports.failure->problems(0).description(), "");
+}
+
+std::vector<BadJob> BadJobs() {
+  return {
+      {"NoData", "data.path",
+       [](const TestFolder& folder, v1::StartTraining& start) {
+         start.mutable_spec()->mutable_data()->set_path(folder / "none.jsonl");
+       }},
+      {"BrokenLine", "data.path",
+       [](const TestFolder& folder, v1::StartTraining& start) {
+         std::ofstream(folder / "data.jsonl", std::ios::app) << "{\"text\": \"unclosed\n";
+       }},
+      {"AnotherDataset", "data.path",
+       [](const TestFolder&, v1::StartTraining& start) {
+         start.set_dataset_digest("0123456789abcdef");
+       }},
+      {"NoTokenizer", "data.tokenizer",
+       [](const TestFolder& folder, v1::StartTraining& start) {
+         start.mutable_spec()->mutable_data()->set_tokenizer(folder / "none");
+       }},
+      {"TruncatedTokenizer", "data.tokenizer",
+       [](const TestFolder& folder, v1::StartTraining& start) {
+         std::ofstream(folder / "tokenizer.json") << "{\"version\": \"1.0\", \"mod";
+         start.mutable_spec()->mutable_data()->set_tokenizer(folder / "tokenizer.json");
+       }},
+      {"SmallVocabulary", "model.vocab_size",
+       [](const TestFolder&, v1::StartTraining& start) {
+         start.mutable_spec()->mutable_model()->set_vocab_size(100);
+       }},
+      {"RowsBeyondTheModel", "data.max_seq_len",
+       [](const TestFolder&, v1::StartTraining& start) {
+         start.mutable_spec()->mutable_model()->set_max_position_embeddings(8);
+       }},
+      {"HeadsDoNotDivide", "model.num_key_value_heads",
+       [](const TestFolder&, v1::StartTraining& start) {
+         start.mutable_spec()->mutable_model()->set_num_attention_heads(4);
+         start.mutable_spec()->mutable_model()->set_num_key_value_heads(3);
+       }},
+      {"Dtype", "training.dtype",
+       [](const TestFolder&, v1::StartTraining& start) {
+         start.mutable_spec()->mutable_training()->set_dtype("float8");
+       }},
+      {"InitFromNothing", "training.init_from",
+       [](const TestFolder& folder, v1::StartTraining& start) {
+         start.mutable_spec()->mutable_training()->set_init_from(folder / "none");
+       }},
+      {"Diverges", "training.learning_rate",
+       [](const TestFolder&, v1::StartTraining& start) {
+         start.mutable_spec()->mutable_training()->set_learning_rate(1e38);
+         start.mutable_spec()->mutable_training()->set_grad_clip(0);
+       }},
+      {"CheckpointDirIsAFile", "checkpoint.dir",
+       [](const TestFolder& folder, v1::StartTraining& start) {
+         std::ofstream(folder / "file") << "x";
+         start.set_checkpoint_dir(folder / "file");
+       }},
+  };
+}
+
+INSTANTIATE_TEST_SUITE_P(Trainer, BadJobTest, ::testing::ValuesIn(BadJobs()),
+                         [](const auto& info) { return std::string(info.param.name); });
+
+TEST(InitFrom, TakesAFolderOfTheSameShapeAndRefusesAnother) {
+  const TestFolder folder;
+  v1::StartTraining start = TinyJob(folder);
+  TrainerGroup first(start, 1);
+  ASSERT_EQ(first.rank(0).Wait().code, 0);
+  const TrainerReports trained = first.rank(0).reports();
+  ASSERT_FALSE(trained.checkpoints.empty());
+
+  start.mutable_spec()->mutable_training()->set_init_from(trained.checkpoints.back().path());
+  start.set_checkpoint_dir(folder / "second");
+  TrainerGroup second(start, 2);
+  ASSERT_EQ(second.rank(0).Wait().code, 0);
+  EXPECT_LT(second.rank(0).reports().steps.front().loss(), trained.steps.front().loss() - 1);
+
+  start.mutable_spec()->mutable_model()->set_num_hidden_layers(3);
+  start.set_checkpoint_dir(folder / "third");
+  TrainerGroup third(start, 1);
+  EXPECT_EQ(third.rank(0).Wait().code, 1);
+  const TrainerReports refused = third.rank(0).reports();
+  ASSERT_TRUE(refused.failure.has_value());
+  EXPECT_EQ(refused.failure->kind(), v1::FAILURE_KIND_USER);
+  EXPECT_THAT(refused.failure->message(),
+              HasSubstr("model.layers.2.self_attn.q_proj.weight is missing"));
+}
+
+}  // namespace
+}  // namespace mindforge

@@ -1,0 +1,90 @@
+#include "worker/trainer_orders.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <new>
+
+#include "common/error_details.h"
+#include "worker/dist/process_group.h"
+#include "worker/train/failure.h"
+
+namespace mindforge {
+namespace {
+
+using ::testing::HasSubstr;
+
+v1::StartTraining Order() {
+  v1::StartTraining order;
+  order.set_job_id("j");
+  order.set_generation(3);
+  order.set_world_size(2);
+  order.set_rank(1);
+  order.mutable_device()->set_kind(v1::DEVICE_KIND_CPU);
+  order.mutable_device()->set_threads(4);
+  return order;
+}
+
+TEST(TrainOptionsFromOrder, TakesWhatIsSetAndDefaultsElsewhere) {
+  v1::StartTraining order = Order();
+  order.mutable_spec()->mutable_model()->set_hidden_size(64);
+  order.mutable_spec()->mutable_data()->set_path("/data/x.jsonl");
+  order.mutable_spec()->mutable_training()->set_dtype("float32");
+  order.mutable_spec()->mutable_training()->set_seed(7);
+  const auto options = TrainOptionsFromOrder(order);
+  ASSERT_TRUE(options.ok()) << options.status();
+  EXPECT_EQ(options->model.hidden_size, 64);
+  EXPECT_EQ(options->model.num_hidden_layers, 8);
+  EXPECT_EQ(options->model.vocab_size, 0);
+  EXPECT_EQ(options->data.cache_dir, "/data/.mindforge-cache");
+  EXPECT_EQ(options->recipe.seed, 7u);
+  EXPECT_FALSE(options->recipe.bfloat16);
+  EXPECT_EQ(options->device.threads, 4);
+  EXPECT_EQ(options->device.cuda_index, -1);
+  EXPECT_EQ(options->store_fd, -1);
+}
+
+TEST(TrainOptionsFromOrder, ReadsTheCudaDevicesIndex) {
+  v1::StartTraining order = Order();
+  order.mutable_device()->set_kind(v1::DEVICE_KIND_CUDA);
+  order.mutable_device()->set_id("cuda:5");
+  EXPECT_EQ(TrainOptionsFromOrder(order)->device.cuda_index, 5);
+  order.mutable_device()->set_id("cuda:");
+  EXPECT_FALSE(TrainOptionsFromOrder(order).ok());
+}
+
+TEST(TrainOptionsFromOrder, RefusesOrdersThatMakeNoSense) {
+  v1::StartTraining order = Order();
+  order.set_rank(2);
+  EXPECT_EQ(TrainOptionsFromOrder(order).status().code(), absl::StatusCode::kInternal);
+  order.set_rank(0);  // without a socket
+  EXPECT_EQ(TrainOptionsFromOrder(order).status().code(), absl::StatusCode::kInternal);
+  order.set_has_store_socket(true);
+  EXPECT_EQ(TrainOptionsFromOrder(order)->store_fd, kStoreFd);
+}
+
+TEST(FailureReport, TellsWhoseFaultItIs) {
+  EXPECT_EQ(FailureReport(InvalidArgument("data.path", "is gone")).kind(), v1::FAILURE_KIND_USER);
+  EXPECT_EQ(FailureReport(InvalidArgument("data.path", "is gone")).problems(0).field(),
+            "data.path");
+  EXPECT_EQ(FailureReport(Error(absl::StatusCode::kUnavailable, kPeerLost, "gone")).kind(),
+            v1::FAILURE_KIND_PEER);
+  EXPECT_EQ(FailureReport(absl::UnavailableError("disk")).kind(), v1::FAILURE_KIND_INTERNAL);
+  EXPECT_EQ(FailureReport(StatusOfException(std::bad_alloc(), "x")).kind(),
+            v1::FAILURE_KIND_OUT_OF_MEMORY);
+  EXPECT_EQ(
+      FailureReport(StatusOfException(std::runtime_error("CUDA out of memory. Tried\nstack"), "x"))
+          .kind(),
+      v1::FAILURE_KIND_OUT_OF_MEMORY);
+}
+
+TEST(BlameField, KeepsWhatARestartMayCure) {
+  EXPECT_EQ(ClassifyFailure(BlameField(absl::NotFoundError("x"), "data.path")),
+            FailureClass::kUser);
+  const absl::Status disk = BlameField(absl::ResourceExhaustedError("disk full"), "data.path");
+  EXPECT_EQ(ClassifyFailure(disk), FailureClass::kInternal);
+  EXPECT_THAT(disk.message(), HasSubstr("data.path"));
+}
+
+}  // namespace
+}  // namespace mindforge
