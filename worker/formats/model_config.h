@@ -22,6 +22,8 @@ struct RopeScaling {
   double beta_fast = 4;
   double beta_slow = 1;
   double attention_factor = 1;
+
+  bool operator==(const RopeScaling&) const = default;
 };
 
 // Everything that decides a model's parameters and arithmetic. A value type.
@@ -61,6 +63,8 @@ struct ModelConfig {
   // The scaling in force: `rope_scaling`, or MiniMind's own when only inference_rope_scaling is
   // set.
   std::optional<RopeScaling> EffectiveRopeScaling() const;
+
+  bool operator==(const ModelConfig&) const = default;
 };
 
 // One thing wrong with a configuration.
@@ -73,14 +77,16 @@ struct ModelConfigProblem {
 // dimension, ids inside the vocabulary …).
 std::vector<ModelConfigProblem> ValidateModelConfig(const ModelConfig& config);
 
-// Reads a config.json object. Accepts reference.md's spellings and model_type minimind, llama and
-// qwen3; fields that mean nothing to us are named in `warnings` (may be null).
-// INVALID_ARGUMENT lists every field of a wrong type or value.
+// Reads a config.json object: MiniMind's (the default model_type) with the defaults above, or llama
+// and qwen3 as Hugging Face writes them, with that library's defaults. Sizes left open (head_dim,
+// intermediate_size, num_key_value_heads: null) are filled in. Fields that mean nothing to us are
+// named in `warnings` (may be null). INVALID_ARGUMENT lists every field of a wrong type or value.
 absl::StatusOr<ModelConfig> ParseModelConfig(const nlohmann::json& json,
                                              std::vector<std::string>* warnings);
 
-// The config.json that ParseModelConfig reads back to an equal value. Dense models without qk_norm
-// are written as LlamaForCausalLM, with qk_norm as Qwen3ForCausalLM, others as `minimind`.
+// The config.json that ParseModelConfig reads back to an equal value (open sizes filled in). Dense
+// models are written as LlamaForCausalLM, with qk_norm as Qwen3ForCausalLM; what those do not have
+// (MoE, MiniMind's own RoPE scaling) as `minimind`.
 nlohmann::json ModelConfigToJson(const ModelConfig& config);
 
 }  // namespace mindforge

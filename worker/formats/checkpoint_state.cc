@@ -1,0 +1,105 @@
+// state.json <-> CheckpointState.
+#include <cmath>
+#include <limits>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "worker/formats/checkpoint.h"
+
+namespace mindforge {
+namespace {
+
+using Json = nlohmann::json;
+
+// Reads members one by one; the first failure is kept.
+class StateReader {
+ public:
+  explicit StateReader(const Json& json) : json_(json) {}
+
+  template <typename T>
+  void Read(const char* name, T* out) {
+    const auto it = json_.find(name);
+    if (it == json_.end()) return Fail(name, "is missing");
+    try {
+      *out = it->get<T>();
+    } catch (const Json::exception&) {
+      Fail(name, absl::StrCat("is of a wrong type (", it->type_name(), ")"));
+    }
+  }
+
+  const Json* Find(const char* name) {
+    const auto it = json_.find(name);
+    if (it == json_.end()) Fail(name, "is missing");
+    return it == json_.end() ? nullptr : &*it;
+  }
+
+  void Fail(const char* name, const std::string& what) {
+    if (status_.ok()) {
+      status_ = absl::InvalidArgumentError(absl::StrCat("state.json: `", name, "` ", what));
+    }
+  }
+
+  const absl::Status& status() const { return status_; }
+
+ private:
+  const Json& json_;
+  absl::Status status_;
+};
+
+}  // namespace
+
+Json CheckpointStateToJson(const CheckpointState& state) {
+  Json history = Json::array();
+  for (const WorldSizeChange& change : state.world_size_history) {
+    history.push_back({{"first_step", change.first_step}, {"world_size", change.world_size}});
+  }
+  return {{"job_id", state.job_id},
+          {"step", state.step},
+          {"generation", state.generation},
+          {"epoch", state.epoch},
+          {"sequences_consumed", state.sequences_consumed},
+          {"seed", state.seed},
+          {"config", state.config},
+          {"dataset_digest", state.dataset_digest},
+          {"device_kind", state.device_kind},
+          {"world_size_history", std::move(history)},
+          {"tracker_ids", state.tracker_ids},
+          {"loss", std::isfinite(state.loss) ? Json(state.loss) : Json(nullptr)}};
+}
+
+absl::StatusOr<CheckpointState> CheckpointStateFromJson(const Json& json) {
+  if (!json.is_object()) return absl::InvalidArgumentError("state.json: must be an object");
+  CheckpointState state;
+  StateReader reader(json);
+  reader.Read("job_id", &state.job_id);
+  reader.Read("step", &state.step);
+  reader.Read("generation", &state.generation);
+  reader.Read("epoch", &state.epoch);
+  reader.Read("sequences_consumed", &state.sequences_consumed);
+  reader.Read("seed", &state.seed);
+  reader.Read("config", &state.config);
+  reader.Read("dataset_digest", &state.dataset_digest);
+  reader.Read("device_kind", &state.device_kind);
+  reader.Read("tracker_ids", &state.tracker_ids);
+  const Json* const loss = reader.Find("loss");
+  if (loss != nullptr && loss->is_null()) {
+    state.loss = std::numeric_limits<double>::quiet_NaN();
+  } else {
+    reader.Read("loss", &state.loss);
+  }
+  if (const Json* const history = reader.Find("world_size_history"); history != nullptr) {
+    if (!history->is_array()) reader.Fail("world_size_history", "must be a list");
+    for (const Json& entry : *history) {
+      WorldSizeChange change;
+      StateReader fields(entry);
+      fields.Read("first_step", &change.first_step);
+      fields.Read("world_size", &change.world_size);
+      if (!fields.status().ok()) return fields.status();
+      state.world_size_history.push_back(change);
+    }
+  }
+  if (!reader.status().ok()) return reader.status();
+  return state;
+}
+
+}  // namespace mindforge
