@@ -1,0 +1,197 @@
+#include "worker/serve/generate_calls.h"
+
+#include <utility>
+
+#include "common/grpc_status.h"
+#include "common/mutex.h"
+
+namespace mindforge {
+namespace {
+
+// Writes events as they come, one write at a time. Lives until gRPC is done: it holds itself.
+class Stream : public grpc::ServerWriteReactor<v1::GenerateResponse>,
+               public std::enable_shared_from_this<Stream> {
+ public:
+  void Start(absl::StatusOr<std::shared_ptr<Generation>> generation) {
+    absl::Status status = generation.status();
+    {
+      MutexLock lock(mutex_);
+      self_ = shared_from_this();
+      if (status.ok()) generation_ = *generation;
+    }
+    if (status.ok()) {
+      status = (*generation)->Start([stream = shared_from_this()] { stream->Pump(); });
+    }
+    if (!status.ok()) End(status);
+  }
+
+  void OnWriteDone(bool ok) override {
+    {
+      MutexLock lock(mutex_);
+      writing_ = false;
+    }
+    if (ok) {
+      Pump();
+    } else {
+      // The caller is gone. What the engine still says about it is read by nobody.
+      OnCancel();
+      End(absl::CancelledError("the caller went away"));
+    }
+  }
+
+  void OnCancel() override {
+    std::shared_ptr<Generation> generation;
+    {
+      MutexLock lock(mutex_);
+      generation = generation_;
+    }
+    if (generation != nullptr) generation->Cancel();
+  }
+
+  void OnDone() override {
+    std::shared_ptr<Stream> self;
+    std::shared_ptr<Generation> generation;
+    {
+      MutexLock lock(mutex_);
+      self = std::move(self_);
+      generation = std::move(generation_);
+    }
+    if (generation != nullptr) generation->Detach();
+  }
+
+ private:
+  void Pump() {
+    absl::Status end;
+    {
+      MutexLock lock(mutex_);
+      if (writing_ || ended_ || generation_ == nullptr) return;
+      const Generation::Read read = generation_->Next(&event_, &end);
+      if (read == Generation::Read::kNothingYet) return;
+      writing_ = read == Generation::Read::kEvent;
+      ended_ = read == Generation::Read::kEnd;
+      // Once one of them is set no other thread comes this far; gRPC calls back on threads of its
+      // own, never from within StartWrite.
+      if (writing_) StartWrite(&event_);
+      if (!ended_) return;
+    }
+    Finish(ToGrpcStatus(end));
+  }
+
+  void End(const absl::Status& status) {
+    {
+      MutexLock lock(mutex_);
+      if (std::exchange(ended_, true)) return;
+    }
+    Finish(ToGrpcStatus(status));
+  }
+
+  Mutex mutex_;
+  std::shared_ptr<Generation> generation_ ABSL_GUARDED_BY(mutex_);
+  v1::GenerateResponse event_ ABSL_GUARDED_BY(mutex_);
+  bool writing_ ABSL_GUARDED_BY(mutex_) = false;
+  bool ended_ ABSL_GUARDED_BY(mutex_) = false;
+  std::shared_ptr<Stream> self_ ABSL_GUARDED_BY(mutex_);
+};
+
+// Gathers all events into one response.
+class Collector : public grpc::ServerUnaryReactor, public std::enable_shared_from_this<Collector> {
+ public:
+  explicit Collector(v1::GenerateUnaryResponse* response) : response_(response) {}
+
+  void Start(absl::StatusOr<std::shared_ptr<Generation>> generation) {
+    absl::Status status = generation.status();
+    {
+      MutexLock lock(mutex_);
+      self_ = shared_from_this();
+      if (status.ok()) generation_ = *generation;
+    }
+    if (status.ok()) {
+      status = (*generation)->Start([collector = shared_from_this()] { collector->Pump(); });
+    }
+    if (status.ok()) return;
+    {
+      MutexLock lock(mutex_);
+      if (std::exchange(ended_, true)) return;
+    }
+    Finish(ToGrpcStatus(status));
+  }
+
+  void OnCancel() override {
+    std::shared_ptr<Generation> generation;
+    {
+      MutexLock lock(mutex_);
+      generation = generation_;
+    }
+    if (generation != nullptr) generation->Cancel();
+  }
+
+  void OnDone() override {
+    std::shared_ptr<Collector> self;
+    std::shared_ptr<Generation> generation;
+    {
+      MutexLock lock(mutex_);
+      self = std::move(self_);
+      generation = std::move(generation_);
+    }
+    if (generation != nullptr) generation->Detach();
+  }
+
+ private:
+  void Pump() {
+    absl::Status end;
+    {
+      MutexLock lock(mutex_);
+      if (ended_ || generation_ == nullptr) return;
+      v1::GenerateResponse event;
+      Generation::Read read;
+      while ((read = generation_->Next(&event, &end)) == Generation::Read::kEvent) Take(event);
+      if (read == Generation::Read::kNothingYet) return;
+      ended_ = true;
+    }
+    Finish(ToGrpcStatus(end));
+  }
+
+  void Take(v1::GenerateResponse& event) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+    if (event.has_started()) {
+      response_->mutable_started()->Swap(event.mutable_started());
+    } else if (event.has_delta()) {
+      v1::GenerationResult* result = ResultOf(event.delta().index());
+      result->mutable_text()->append(event.delta().text());
+      result->mutable_token_ids()->MergeFrom(event.delta().token_ids());
+      result->mutable_logprobs()->MergeFrom(event.delta().logprobs());
+    } else if (event.has_finished()) {
+      ResultOf(event.finished().index())->mutable_finished()->Swap(event.mutable_finished());
+    }
+  }
+
+  v1::GenerationResult* ResultOf(int32_t index) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+    while (response_->results_size() <= index) {
+      response_->add_results()->set_index(response_->results_size() - 1);
+    }
+    return response_->mutable_results(index);
+  }
+
+  Mutex mutex_;
+  v1::GenerateUnaryResponse* const response_ ABSL_PT_GUARDED_BY(mutex_);
+  std::shared_ptr<Generation> generation_ ABSL_GUARDED_BY(mutex_);
+  bool ended_ ABSL_GUARDED_BY(mutex_) = false;
+  std::shared_ptr<Collector> self_ ABSL_GUARDED_BY(mutex_);
+};
+
+}  // namespace
+
+grpc::ServerWriteReactor<v1::GenerateResponse>* StreamGeneration(
+    absl::StatusOr<std::shared_ptr<Generation>> generation) {
+  auto stream = std::make_shared<Stream>();
+  stream->Start(std::move(generation));
+  return stream.get();
+}
+
+grpc::ServerUnaryReactor* CollectGeneration(absl::StatusOr<std::shared_ptr<Generation>> generation,
+                                            v1::GenerateUnaryResponse* response) {
+  auto collector = std::make_shared<Collector>(response);
+  collector->Start(std::move(generation));
+  return collector.get();
+}
+
+}  // namespace mindforge

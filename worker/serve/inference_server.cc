@@ -1,0 +1,115 @@
+#include "worker/serve/inference_server.h"
+
+#include <filesystem>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "common/logging.h"
+#include "common/net.h"
+#include "common/status_macros.h"
+#include "common/version.h"
+
+namespace mindforge {
+namespace {
+
+constexpr char kService[] = "mindforge.v1.InferenceService";
+// Finished streams leave through the socket after the last token.
+constexpr absl::Duration kFlushTime = absl::Seconds(5);
+
+// A folder's name, fit for a model's name.
+std::string NameOf(const std::string& folder) {
+  std::filesystem::path path = std::filesystem::path(folder).lexically_normal();
+  if (!path.has_filename()) path = path.parent_path();
+  return path.has_filename() ? path.filename().string() : "model";
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<InferenceServer>> InferenceServer::Start(
+    const InferenceOptions& options, ModelHost::Loader loader) {
+  auto server = std::unique_ptr<InferenceServer>(new InferenceServer(options, std::move(loader)));
+  RETURN_IF_ERROR(server->Listen());
+  if (!options.coordinator.empty()) {
+    RETURN_IF_ERROR(server->StartAgent());
+  } else {
+    v1::DesiredModel desired;
+    desired.set_deployment(NameOf(options.model));
+    desired.set_path(options.model);
+    desired.set_weights_version(NameOf(options.model));
+    server->host_->SetDesired(std::move(desired));
+  }
+  return server;
+}
+
+InferenceServer::InferenceServer(const InferenceOptions& options, ModelHost::Loader loader)
+    : options_(options), registry_("mindforge-inference"), metrics_(registry_) {
+  ModelHost::Options host;
+  host.clock = &clock_;
+  host.loader = loader != nullptr ? std::move(loader)
+                                  : [runner = options.runner](const v1::DesiredModel& desired) {
+                                      return LoadModelFolder(desired, runner);
+                                    };
+  host.engine.max_queue = options.queue_capacity;
+  host.observer = &metrics_;
+  host.on_change = [this] { HostChanged(); };
+  host_ = std::make_unique<ModelHost>(std::move(host));
+}
+
+InferenceServer::~InferenceServer() {
+  // Requests under way must end before the gRPC server can.
+  if (agent_ != nullptr) agent_->Stop();
+  host_->Stop();
+}
+
+absl::Status InferenceServer::Listen() {
+  worker_id_ = options_.name;
+  if (!options_.coordinator.empty()) {
+    ASSIGN_OR_RETURN(identity_, TakeWorkerIdentity(options_.data_dir));
+    worker_id_ = identity_.id;
+  }
+  service_ = std::make_unique<InferenceServiceImpl>(
+      *host_, courier_, InferenceServiceImpl::Options{.worker_id = worker_id_});
+  GrpcServerOptions server = options_.server;
+  server.metrics = &registry_;
+  ASSIGN_OR_RETURN(server_, GrpcServer::Start(server, {service_.get()}));
+  metrics_.Watch(*host_);
+  ASSIGN_OR_RETURN(metrics_server_, MetricsServer::Start(options_.metrics, registry_));
+  return absl::OkStatus();
+}
+
+absl::Status InferenceServer::StartAgent() {
+  InferenceAgent::Options agent;
+  ASSIGN_OR_RETURN(agent.channel, MakeChannel(options_.coordinator, options_.client));
+  agent.worker_id = worker_id_;
+  agent.name = options_.name;
+  agent.version = kVersion;
+  ASSIGN_OR_RETURN(HostPort address, ParseHostPort(server_->address()));
+  if (!options_.advertise.empty()) address.host = options_.advertise;
+  agent.address = address.ToString();
+  agent.device = options_.runner.device;
+  agent_ = std::make_unique<InferenceAgent>(std::move(agent), *host_);
+  agent_->Start();
+  return absl::OkStatus();
+}
+
+// Nothing is desired of the host before everything here is built, so all parts are there.
+void InferenceServer::HostChanged() {
+  const HostState state = host_->State();
+  metrics_.SetVersion(state.model.get());
+  server_->SetServing(kService, state.model != nullptr && !state.draining);
+  if (agent_ != nullptr) agent_->Poke();
+}
+
+absl::Status InferenceServer::WaitForModel() {
+  return options_.model.empty() ? absl::OkStatus() : host_->WaitUntilSettled();
+}
+
+void InferenceServer::Drain(absl::Duration timeout) {
+  const absl::Status drained = host_->Drain(timeout);
+  if (!drained.ok()) MF_LOG(WARNING) << "draining: " << drained.message() << "; they are ended";
+  host_->Stop();
+  server_->Drain(kFlushTime);
+  if (agent_ != nullptr) agent_->Stop();
+}
+
+}  // namespace mindforge

@@ -1,0 +1,53 @@
+// InferenceService around the engine, on gRPC's callback API: no thread waits for a call. It
+// checks, tokenizes and submits; what comes back is carried to gRPC by the courier.
+#pragma once
+
+#include <functional>
+#include <string>
+
+#include "mindforge/v1/inference_service.grpc.pb.h"
+#include "worker/serve/courier.h"
+#include "worker/serve/generation.h"
+#include "worker/serve/model_host.h"
+
+namespace mindforge {
+
+// Thread-safe. Borrows host and courier, which outlive the gRPC server it is registered with.
+class InferenceServiceImpl : public v1::InferenceService::CallbackService {
+ public:
+  struct Options {
+    std::string worker_id;
+    GenerationLimits limits;
+  };
+
+  InferenceServiceImpl(ModelHost& host, Courier& courier, Options options)
+      : host_(host), courier_(courier), options_(std::move(options)) {}
+
+  grpc::ServerWriteReactor<v1::GenerateResponse>* Generate(
+      grpc::CallbackServerContext* context, const v1::GenerateRequest* request) override;
+  grpc::ServerUnaryReactor* GenerateUnary(grpc::CallbackServerContext* context,
+                                          const v1::GenerateUnaryRequest* request,
+                                          v1::GenerateUnaryResponse* response) override;
+  grpc::ServerUnaryReactor* Tokenize(grpc::CallbackServerContext* context,
+                                     const v1::TokenizeRequest* request,
+                                     v1::TokenizeResponse* response) override;
+  grpc::ServerUnaryReactor* Detokenize(grpc::CallbackServerContext* context,
+                                       const v1::DetokenizeRequest* request,
+                                       v1::DetokenizeResponse* response) override;
+  grpc::ServerUnaryReactor* GetModelInfo(grpc::CallbackServerContext* context,
+                                         const v1::GetModelInfoRequest* request,
+                                         v1::GetModelInfoResponse* response) override;
+
+ private:
+  // The model of that name (empty: whatever is served). NOT_FOUND: another one is served.
+  // UNAVAILABLE: nothing is, or this process drains.
+  absl::StatusOr<Serving> Find(const std::string& model) const;
+  absl::StatusOr<std::shared_ptr<Generation>> Prepare(const v1::GenerateRequest& request,
+                                                      absl::Time call_deadline);
+
+  ModelHost& host_;
+  Courier& courier_;
+  const Options options_;
+};
+
+}  // namespace mindforge

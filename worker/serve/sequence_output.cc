@@ -1,0 +1,71 @@
+#include "worker/serve/sequence_output.h"
+
+#include <utility>
+
+namespace mindforge {
+
+v1::TokenLogprob ToProto(const TokenLogprob& token, const std::vector<TokenLogprob>& top) {
+  v1::TokenLogprob proto;
+  proto.set_token_id(token.token);
+  proto.set_logprob(token.logprob);
+  for (const TokenLogprob& one : top) {
+    v1::TokenLogprob* entry = proto.add_top();
+    entry->set_token_id(one.token);
+    entry->set_logprob(one.logprob);
+  }
+  return proto;
+}
+
+SequenceOutput::SequenceOutput(const Tokenizer& tokenizer, const OutputPlan& plan, int32_t index)
+    : plan_(plan), decoder_(tokenizer, {.skip_special_tokens = true}), matcher_(plan.stop_strings) {
+  delta_.set_index(index);
+}
+
+void SequenceOutput::AddText(int32_t token, bool ends) {
+  ++tokens_;
+  if (ends) return;
+  std::string text = decoder_.Push(token);
+  // Before min_new_tokens nothing may end the sequence, so stop strings are ordinary text.
+  if (tokens_ > plan_.min_new_tokens) text = matcher_.Push(text);
+  delta_.mutable_text()->append(text);
+}
+
+bool SequenceOutput::Add(const TokenInfo& token, absl::Duration now) {
+  if (gathered_++ == 0) gathering_since_ = now;
+  AddText(token.token, token.ends);
+  if (plan_.token_ids) delta_.add_token_ids(token.token);
+  if (plan_.logprobs) {
+    *delta_.add_logprobs() = ToProto({token.token, token.logprob}, token.top);
+  }
+  return !matcher_.matched();
+}
+
+bool SequenceOutput::Replay(int32_t token, bool ends) {
+  AddText(token, ends);
+  delta_.clear_text();
+  return !matcher_.matched();
+}
+
+bool SequenceOutput::Due(absl::Duration now) const {
+  if (gathered_ == 0) return false;
+  return gathered_ >= plan_.flush_tokens || now - gathering_since_ >= plan_.flush_interval;
+}
+
+void SequenceOutput::End() {
+  // An unfinished character is certain now, and may complete a stop string no more than it did.
+  delta_.mutable_text()->append(matcher_.Push(decoder_.Flush()));
+  delta_.mutable_text()->append(matcher_.Flush());
+}
+
+bool SequenceOutput::HasDelta() const { return gathered_ > 0 || !delta_.text().empty(); }
+
+v1::GenerationDelta SequenceOutput::TakeDelta() {
+  gathered_ = 0;
+  v1::GenerationDelta taken;
+  taken.set_index(delta_.index());
+  taken.Swap(&delta_);
+  delta_.set_index(taken.index());
+  return taken;
+}
+
+}  // namespace mindforge

@@ -1,0 +1,84 @@
+#include "worker/serve/served_model.h"
+
+#include <filesystem>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "common/error_details.h"
+#include "common/logging.h"
+#include "common/status_macros.h"
+#include "worker/formats/checkpoint.h"
+#include "worker/formats/hf_folder.h"
+
+namespace mindforge {
+namespace {
+
+SamplingDefaults Defaults(const GenerationDefaults& folder) {
+  SamplingDefaults defaults;
+  if (folder.temperature) defaults.temperature = *folder.temperature;
+  if (folder.do_sample && !*folder.do_sample) defaults.temperature = 0;
+  if (folder.top_k) defaults.top_k = *folder.top_k;
+  if (folder.top_p) defaults.top_p = *folder.top_p;
+  if (folder.min_p) defaults.min_p = *folder.min_p;
+  if (folder.repetition_penalty) defaults.repetition_penalty = *folder.repetition_penalty;
+  if (folder.max_new_tokens) defaults.max_new_tokens = *folder.max_new_tokens;
+  return defaults;
+}
+
+absl::StatusOr<std::shared_ptr<const Tokenizer>> LoadTokenizer(const ModelFolder& folder) {
+  if (folder.tokenizer_path.empty()) {
+    return Error(absl::StatusCode::kNotFound, "TOKENIZER_MISSING",
+                 absl::StrCat("there is no tokenizer.json in ", folder.path,
+                              "; copy the tokenizer's files into the model's folder"));
+  }
+  ASSIGN_OR_RETURN(std::unique_ptr<Tokenizer> tokenizer, Tokenizer::Load(folder.tokenizer_path));
+  if (tokenizer->vocab_size() > folder.config.vocab_size) {
+    return Error(absl::StatusCode::kInvalidArgument, "TOKENIZER_MISMATCH",
+                 absl::StrCat("the tokenizer in ", folder.path, " has ids up to ",
+                              tokenizer->vocab_size() - 1, " but the model's vocab_size is ",
+                              folder.config.vocab_size, "; it belongs to another model"));
+  }
+  return std::shared_ptr<const Tokenizer>(std::move(tokenizer));
+}
+
+}  // namespace
+
+absl::StatusOr<LoadedModel> LoadModelFolder(const v1::DesiredModel& desired, RunnerOptions runner) {
+  ASSIGN_OR_RETURN(ModelFolder folder, OpenModelFolder(desired.path()));
+  for (const std::string& warning : folder.warnings) {
+    MF_LOG(WARNING) << desired.deployment() << ": " << warning;
+  }
+  // After opening, whose errors say more of a folder that was put together wrongly.
+  std::error_code ignored;
+  if (std::filesystem::exists(std::filesystem::path(desired.path()) / "MANIFEST.json", ignored)) {
+    RETURN_IF_ERROR(VerifyCheckpoint(desired.path())) << "checking " << desired.path();
+  }
+  auto model = std::make_shared<ServedModel>();
+  model->deployment = desired.deployment();
+  model->path = desired.path();
+  model->weights_version = desired.weights_version();
+  if (desired.prompt_style() != v1::PROMPT_STYLE_UNSPECIFIED) {
+    model->prompt_style = desired.prompt_style();
+  }
+  ASSIGN_OR_RETURN(model->tokenizer, LoadTokenizer(folder));
+  model->chat_template = ChatTemplate::Recognise(model->tokenizer->chat_template());
+  model->defaults = Defaults(folder.generation);
+  model->bos_id =
+      model->tokenizer->bos_id().value_or(static_cast<int32_t>(folder.config.bos_token_id));
+  model->eos_ids.assign(folder.generation.eos_token_ids.begin(),
+                        folder.generation.eos_token_ids.end());
+  model->config_json = ModelConfigToJson(folder.config).dump();
+  model->parameter_count = folder.config.ParameterCount();
+  model->dtype = runner.dtype == RunnerDtype::kBfloat16 ? "bfloat16" : "float32";
+  model->device = runner.device;
+  runner.model_folder = desired.path();
+  LoadedModel loaded;
+  ASSIGN_OR_RETURN(loaded.runner, MakeModelRunner(runner));
+  model->numerics_id = loaded.runner->numerics_id();
+  model->vocab_size = loaded.runner->vocab_size();
+  model->max_context = loaded.runner->max_context();
+  loaded.model = std::move(model);
+  return loaded;
+}
+
+}  // namespace mindforge

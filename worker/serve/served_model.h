@@ -1,0 +1,60 @@
+// A model as requests see it: its name, tokenizer, chat template, limits and defaults. The weights
+// are the engine's affair.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "mindforge/v1/inference_agent_service.pb.h"
+#include "worker/infer/model_runner.h"
+#include "worker/infer/runner_factory.h"
+#include "worker/tokenizer/chat_template.h"
+#include "worker/tokenizer/tokenizer.h"
+
+namespace mindforge {
+
+// What a request gets where it does not say.
+struct SamplingDefaults {
+  double temperature = 0.85;
+  int64_t top_k = 50;
+  double top_p = 0.85;
+  double min_p = 0;
+  double repetition_penalty = 1;
+  int64_t max_new_tokens = 0;  // 0: what the context leaves
+};
+
+// Immutable after loading.
+struct ServedModel {
+  std::string deployment;
+  std::string path;
+  std::string weights_version;
+  v1::PromptStyle prompt_style = v1::PROMPT_STYLE_COMPLETION;
+  std::shared_ptr<const Tokenizer> tokenizer;
+  absl::StatusOr<ChatTemplate> chat_template = absl::UnknownError("not loaded");
+  SamplingDefaults defaults;
+  int32_t bos_id = 1;
+  std::vector<int32_t> eos_ids;
+  std::string config_json;
+  int64_t parameter_count = 0;
+  std::string dtype;
+  std::string device;
+  // Of the runner.
+  std::string numerics_id;
+  int64_t vocab_size = 0;
+  int64_t max_context = 0;
+};
+
+// A model that is in memory but not served yet.
+struct LoadedModel {
+  std::shared_ptr<ServedModel> model;
+  std::unique_ptr<ModelRunner> runner;
+};
+
+// Loads the folder that `desired` names; `runner` gives everything but the folder. A checkpoint
+// folder (one with a manifest) is verified first. Errors say which file is wrong and what to do.
+absl::StatusOr<LoadedModel> LoadModelFolder(const v1::DesiredModel& desired, RunnerOptions runner);
+
+}  // namespace mindforge
