@@ -8,7 +8,6 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
-#include "absl/time/clock.h"
 #include "common/grpc_status.h"
 #include "common/mutex.h"
 #include "coordinator/gateway/worker_failure.h"
@@ -59,7 +58,7 @@ class Forward : public grpc::ServerWriteReactor<v1::GenerateResponse>,
           const v1::GenerateRequest& request)
       : pool_(pool),
         deadline_(WorkerDeadline(context->deadline())),
-        started_at_(absl::Now()),
+        started_at_(pool.clock().MonotonicNow()),
         request_(request),
         sequences_(std::max(1, request.sampling().n())) {}
 
@@ -89,7 +88,7 @@ class Forward : public grpc::ServerWriteReactor<v1::GenerateResponse>,
 
   InferencePool& pool_;
   const std::chrono::system_clock::time_point deadline_;
-  const absl::Time started_at_;
+  const absl::Duration started_at_;
   const v1::GenerateRequest request_;
   const int sequences_;
 
@@ -197,7 +196,7 @@ v1::GenerateRequest Forward::NextRequest() const {
   if (request.stopping().has_max_time()) {
     const google::protobuf::Duration& asked = request_.stopping().max_time();
     absl::Duration left = absl::Seconds(asked.seconds()) + absl::Nanoseconds(asked.nanos()) -
-                          (absl::Now() - started_at_);
+                          (pool_.clock().MonotonicNow() - started_at_);
     left = std::max(left, absl::Milliseconds(1));
     auto* max_time = request.mutable_stopping()->mutable_max_time();
     max_time->set_seconds(absl::IDivDuration(left, absl::Seconds(1), &left));

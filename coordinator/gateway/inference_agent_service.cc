@@ -1,8 +1,8 @@
 #include "coordinator/gateway/inference_agent_service.h"
 
+#include <chrono>
 #include <utility>
 
-#include "absl/time/clock.h"
 #include "common/grpc_status.h"
 #include "common/net.h"
 #include "grpcpp/alarm.h"
@@ -49,10 +49,11 @@ class InferenceAgentService::Call : public grpc::ServerUnaryReactor {
   void StartTimer(absl::Duration park, std::shared_ptr<Call> self) {
     MutexLock lock(mutex_);
     if (answered_) return;
-    alarm_.Set(absl::ToChronoTime(absl::Now() + park), [self = std::move(self)](bool expired) {
-      // Unanswered, so the server and with it the service are still there.
-      if (expired && self->Claim()) self->ParkEnded();
-    });
+    alarm_.Set(std::chrono::system_clock::now() + absl::ToChronoMicroseconds(park),
+               [self = std::move(self)](bool expired) {
+                 // Unanswered, so the server and with it the service are still there.
+                 if (expired && self->Claim()) self->ParkEnded();
+               });
   }
 
   void Answer(const DesiredModelState& state) {

@@ -67,6 +67,8 @@ class InferencePool {
   // Chooses as ChooseWorker does and counts the request with the worker.
   absl::StatusOr<std::unique_ptr<WorkerLease>> Lease(const WorkerWish& wish);
 
+  const Clock& clock() const { return clock_; }
+
   // A call went to a second worker before anything was delivered, or after.
   void CountRetry();
   void CountContinuation(bool succeeded);
