@@ -26,12 +26,6 @@ std::chrono::milliseconds Milliseconds(absl::Duration duration) {
   return std::chrono::milliseconds(std::max<int64_t>(1, absl::ToInt64Milliseconds(duration)));
 }
 
-// LibTorch puts a C++ stack behind the first line of what it throws.
-std::string FirstLine(const std::exception& error) {
-  const std::string_view text = error.what();
-  return std::string(text.substr(0, text.find('\n')));
-}
-
 // Where this process reaches the store that listens on `fd`.
 absl::StatusOr<HostPort> LocalAddress(int fd) {
   sockaddr_storage address{};

@@ -49,9 +49,7 @@ class NcclGroup : public ProcessGroup {
       work->wait();  // orders the current stream behind NCCL's; throws what NCCL reported
     } catch (const std::exception& error) {
       Abort();
-      const std::string_view text = error.what();
-      return PeerLost(
-          absl::StrCat("rank ", rank(), ": NCCL failed: ", text.substr(0, text.find('\n'))));
+      return PeerLost(absl::StrCat("rank ", rank(), ": NCCL failed: ", FirstLine(error)));
     }
     return absl::OkStatus();
   }
@@ -129,9 +127,7 @@ absl::StatusOr<std::unique_ptr<ProcessGroup>> AddNccl(std::unique_ptr<GlooGroup>
     return std::unique_ptr<ProcessGroup>(
         std::make_unique<NcclGroup>(std::move(host), options.cuda_device, std::move(nccl)));
   } catch (const std::exception& error) {
-    const std::string_view text = error.what();
-    return PeerLost(
-        absl::StrCat("NCCL could not form the group: ", text.substr(0, text.find('\n'))));
+    return PeerLost(absl::StrCat("NCCL could not form the group: ", FirstLine(error)));
   }
 }
 
