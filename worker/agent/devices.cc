@@ -1,0 +1,223 @@
+#include "worker/agent/devices.h"
+
+#include <dlfcn.h>
+#include <sched.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cstdlib>
+#include <fstream>
+#include <set>
+
+#include "absl/strings/match.h"
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
+#include "absl/strings/strip.h"
+#include "common/version.h"
+
+namespace mindforge {
+namespace {
+
+constexpr int kMaxCpuSlots = 256;
+constexpr int kMaxGpus = 64;
+
+// The widest set that kernels branch on: two CPUs with the same one compute the same bits.
+std::string InstructionSet() {
+#if defined(__x86_64__)
+  if (__builtin_cpu_supports("avx512bf16")) return "avx512-bf16";
+  if (__builtin_cpu_supports("avx512f")) return "avx512";
+  if (__builtin_cpu_supports("avx2")) return "avx2";
+  return "x86-64";
+#else
+  return "generic";
+#endif
+}
+
+// Libraries (MKL) choose kernels by vendor as well.
+std::string CpuVendor() {
+  std::ifstream info("/proc/cpuinfo");
+  std::string line;
+  while (std::getline(info, line)) {
+    if (absl::StartsWith(line, "vendor_id")) {
+      const size_t colon = line.find(": ");
+      return colon == std::string::npos ? "unknown" : line.substr(colon + 2);
+    }
+  }
+  return "unknown";
+}
+
+// Cores that this process may use, so that a container's share is respected.
+int UsableCores() {
+  cpu_set_t set;
+  CPU_ZERO(&set);
+  int cores = sched_getaffinity(0, sizeof(set), &set) == 0
+                  ? CPU_COUNT(&set)
+                  : static_cast<int>(sysconf(_SC_NPROCESSORS_ONLN));
+  // cgroup v2: "max 100000" or "200000 100000".
+  std::ifstream quota("/sys/fs/cgroup/cpu.max");
+  std::string limit;
+  double period = 0;
+  double microseconds = 0;
+  if (quota >> limit >> period && absl::SimpleAtod(limit, &microseconds) && period > 0) {
+    cores = std::min(cores, static_cast<int>(microseconds / period));
+  }
+  return std::max(cores, 1);
+}
+
+// NVIDIA's management library, loaded by hand: the agent runs where there is none as well.
+class Nvml {
+ public:
+  Nvml() : library_(dlopen("libnvidia-ml.so.1", RTLD_NOW | RTLD_LOCAL)) {
+    if (library_ == nullptr) return;
+    const auto init = Find<int (*)()>("nvmlInit_v2");
+    ready_ = init != nullptr && init() == 0;
+  }
+  ~Nvml() {
+    if (ready_) {
+      if (const auto stop = Find<int (*)()>("nvmlShutdown")) stop();
+    }
+    if (library_ != nullptr) dlclose(library_);
+  }
+
+  std::vector<Hardware::Gpu> List() const {
+    std::vector<Hardware::Gpu> gpus;
+    const auto count_of = Find<int (*)(unsigned*)>("nvmlDeviceGetCount_v2");
+    const auto handle_of = Find<int (*)(unsigned, void**)>("nvmlDeviceGetHandleByIndex_v2");
+    const auto name_of = Find<int (*)(void*, char*, unsigned)>("nvmlDeviceGetName");
+    const auto memory_of = Find<int (*)(void*, void*)>("nvmlDeviceGetMemoryInfo");
+    if (!ready_ || !count_of || !handle_of || !name_of || !memory_of) return gpus;
+    unsigned count = 0;
+    if (count_of(&count) != 0) return gpus;
+    for (unsigned i = 0; i < std::min<unsigned>(count, kMaxGpus); ++i) {
+      void* handle = nullptr;
+      char name[96] = {};
+      struct {
+        unsigned long long total, free, used;
+      } memory{};
+      if (handle_of(i, &handle) != 0 || name_of(handle, name, sizeof(name)) != 0) continue;
+      memory_of(handle, &memory);
+      gpus.push_back({name, static_cast<int64_t>(memory.total)});
+    }
+    return gpus;
+  }
+
+ private:
+  template <typename Function>
+  Function Find(const char* name) const {
+    return library_ == nullptr ? nullptr : reinterpret_cast<Function>(dlsym(library_, name));
+  }
+
+  void* const library_;
+  bool ready_ = false;
+};
+
+// The GPUs as CUDA will number them in the trainers.
+std::vector<Hardware::Gpu> VisibleGpus() {
+  const std::vector<Hardware::Gpu> all = Nvml().List();
+  const char* const visible = ::getenv("CUDA_VISIBLE_DEVICES");
+  if (visible == nullptr) return all;
+  std::vector<Hardware::Gpu> gpus;
+  for (const auto& entry : absl::StrSplit(visible, ',', absl::SkipWhitespace())) {
+    size_t index = 0;
+    const bool is_number = absl::SimpleAtoi(entry, &index);
+    if (is_number && index >= all.size()) break;  // as CUDA does: the rest is not visible
+    // By UUID: which one it is does not matter here when all are of one model.
+    if (!all.empty()) gpus.push_back(is_number ? all[index] : all.front());
+  }
+  return gpus;
+}
+
+v1::Device CpuSlot(int index, int slots, const Hardware& hardware, int threads) {
+  v1::Device device;
+  device.set_id(absl::StrCat("cpu:", index));
+  device.set_kind(v1::DEVICE_KIND_CPU);
+  device.set_model(hardware.cpu_model);
+  device.set_memory_bytes(hardware.memory_bytes / slots);
+  device.set_threads(threads > 0 ? threads : std::max(1, hardware.cores / slots));
+  device.set_signature(absl::StrCat("cpu/", hardware.cpu_model, "/threads=", device.threads(), "/",
+                                    kVersion, "-", kBuildType));
+  return device;
+}
+
+v1::Device CudaDevice(int index, const Hardware::Gpu& gpu, int threads) {
+  v1::Device device;
+  device.set_id(absl::StrCat("cuda:", index));
+  device.set_kind(v1::DEVICE_KIND_CUDA);
+  device.set_model(gpu.model);
+  device.set_memory_bytes(gpu.memory_bytes);
+  device.set_threads(std::max(1, threads));
+  device.set_signature(absl::StrCat("cuda/", gpu.model, "/", kVersion, "-", kBuildType));
+  return device;
+}
+
+}  // namespace
+
+absl::StatusOr<DeviceSpec> ParseDeviceSpec(const std::string& text) {
+  const auto refuse = [&](const std::string& why) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("'", text, "': ", why, "; write auto, cpu:N (N slots) or cuda:0,cuda:1"));
+  };
+  if (text == "auto") return DeviceSpec{.automatic = true};
+  DeviceSpec spec;
+  std::set<int> seen;
+  for (const auto& part : absl::StrSplit(text, ',')) {
+    const std::string entry(absl::StripAsciiWhitespace(part));
+    const size_t colon = entry.find(':');
+    int number = 0;
+    if (colon == std::string::npos || !absl::SimpleAtoi(entry.substr(colon + 1), &number)) {
+      return refuse(absl::StrCat("'", entry, "' is no device"));
+    }
+    const std::string kind = entry.substr(0, colon);
+    if (kind == "cpu") {
+      if (spec.cpu_slots > 0) return refuse("cpu is there twice");
+      if (number < 1 || number > kMaxCpuSlots) {
+        return refuse(absl::StrCat("cpu slots must be from 1 to ", kMaxCpuSlots));
+      }
+      spec.cpu_slots = number;
+    } else if (kind == "cuda") {
+      if (number < 0 || number >= kMaxGpus) return refuse("no such GPU");
+      if (!seen.insert(number).second) return refuse(absl::StrCat(entry, " is there twice"));
+      spec.cuda_indices.push_back(number);
+    } else {
+      return refuse(absl::StrCat("'", kind, "' is no kind of device"));
+    }
+  }
+  return spec;
+}
+
+Hardware FindHardware() {
+  Hardware hardware;
+  hardware.cpu_model = absl::StrCat(CpuVendor(), " ", InstructionSet());
+  hardware.cores = UsableCores();
+  hardware.memory_bytes = static_cast<int64_t>(sysconf(_SC_PHYS_PAGES)) * sysconf(_SC_PAGE_SIZE);
+  hardware.gpus = VisibleGpus();
+  return hardware;
+}
+
+absl::StatusOr<std::vector<v1::Device>> MakeDevices(const DeviceSpec& spec,
+                                                    const Hardware& hardware, int threads) {
+  DeviceSpec wanted = spec;
+  if (spec.automatic) {
+    for (size_t i = 0; i < hardware.gpus.size(); ++i) {
+      wanted.cuda_indices.push_back(static_cast<int>(i));
+    }
+    wanted.cpu_slots = hardware.gpus.empty() ? 1 : 0;
+  }
+  std::vector<v1::Device> devices;
+  for (const int index : wanted.cuda_indices) {
+    if (index >= static_cast<int>(hardware.gpus.size())) {
+      return absl::NotFoundError(
+          absl::StrCat("--devices names cuda:", index, ", but this machine shows ",
+                       hardware.gpus.size(), hardware.gpus.size() == 1 ? " GPU" : " GPUs",
+                       " (nvidia-smi lists them; CUDA_VISIBLE_DEVICES may hide some)"));
+    }
+    devices.push_back(CudaDevice(index, hardware.gpus[static_cast<size_t>(index)], threads));
+  }
+  for (int i = 0; i < wanted.cpu_slots; ++i) {
+    devices.push_back(CpuSlot(i, wanted.cpu_slots, hardware, threads));
+  }
+  return devices;
+}
+
+}  // namespace mindforge

@@ -1,0 +1,41 @@
+// The devices of this machine that can hold a rank: CPU slots and GPUs, found without LibTorch.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "mindforge/v1/types.pb.h"
+
+namespace mindforge {
+
+// What `--devices` says.
+struct DeviceSpec {
+  bool automatic = false;
+  int cpu_slots = 0;
+  std::vector<int> cuda_indices;
+  friend bool operator==(const DeviceSpec&, const DeviceSpec&) = default;
+};
+
+// "auto", "cpu:N", "cuda:0,cuda:1", or a mixture. INVALID_ARGUMENT says what is wrong.
+absl::StatusOr<DeviceSpec> ParseDeviceSpec(const std::string& text);
+
+// What a machine has; gathered once, given by hand in tests.
+struct Hardware {
+  struct Gpu {
+    std::string model;
+    int64_t memory_bytes = 0;
+  };
+  std::string cpu_model;  // vendor and the widest instruction set that our kernels know
+  int cores = 1;
+  int64_t memory_bytes = 0;
+  std::vector<Gpu> gpus;
+};
+Hardware FindHardware();
+
+// The devices that `spec` names on `hardware`; auto is every GPU, else one CPU slot. Threads of a
+// CPU slot: `threads`, or the cores over the slots when 0. NOT_FOUND names a GPU that is not there.
+absl::StatusOr<std::vector<v1::Device>> MakeDevices(const DeviceSpec& spec,
+                                                    const Hardware& hardware, int threads);
+
+}  // namespace mindforge

@@ -1,0 +1,374 @@
+#include "worker/agent/supervisor.h"
+
+#include <signal.h>
+
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "common/check.h"
+#include "common/logging.h"
+#include "common/net.h"
+#include "common/strings.h"
+#include "worker/agent/log_lines.h"
+#include "worker/agent/store_socket.h"
+#include "worker/agent/trainer_exit.h"
+
+namespace mindforge {
+namespace {
+
+std::string InWords(const v1::StartTraining& start) {
+  return absl::StrCat("job ", start.job_id(), " generation ", start.generation(), " rank ",
+                      start.rank());
+}
+
+// True when the change is worth a call of its own.
+bool IsNews(const v1::TrainerStatus& before, const v1::TrainerStatus& now) {
+  return before.phase() != now.phase() || before.detail() != now.detail() ||
+         before.resumed_from() != now.resumed_from() ||
+         before.dataset_digest() != now.dataset_digest() ||
+         before.total_steps() != now.total_steps();
+}
+
+}  // namespace
+
+Supervisor::Supervisor(const AgentOptions& options, const std::vector<v1::Device>& devices,
+                       Identity& identity, AgentMetrics& metrics,
+                       std::function<void(Urgency)> on_change)
+    : options_(options),
+      identity_(identity),
+      metrics_(metrics),
+      on_change_(std::move(on_change)),
+      slots_(devices.size()),
+      trainers_(devices.size()) {
+  MutexLock lock(mutex_);
+  for (size_t i = 0; i < devices.size(); ++i) slots_[i].device = devices[i];
+  metrics_.SetDevices(static_cast<int>(devices.size()));
+}
+
+Supervisor::~Supervisor() { trainers_.clear(); }
+
+void Supervisor::Adopt() {
+  for (const auto& [job_id, dir] : identity_.jobs_before()) {
+    const v1::CheckpointWritten written = FindNewestCheckpoint(dir);
+    if (written.path().empty()) continue;
+    MF_LOG(INFO) << "job " << job_id << ": ran here before; its newest sound checkpoint is "
+                 << written.path();
+    MutexLock lock(mutex_);
+    spool_.AddCheckpoint(job_id, written);
+    adopted_[job_id] = dir;
+  }
+}
+
+void Supervisor::Apply(const google::protobuf::RepeatedPtrField<v1::DesiredDevice>& desired,
+                       bool draining) {
+  std::vector<CurrentDevice> current;
+  {
+    MutexLock lock(mutex_);
+    for (const Slot& slot : slots_) {
+      current.push_back({.device_id = slot.device.id(),
+                         .job_id = slot.start.job_id(),
+                         .generation = slot.start.generation(),
+                         .rank = slot.start.rank(),
+                         .exited = slot.exit.has_value(),
+                         .killed = slot.killed,
+                         .joined = slot.joined,
+                         .stop_sequence = slot.stop_sequence});
+    }
+  }
+  for (const Action& action : Reconcile(current, desired, draining)) Take(action);
+}
+
+void Supervisor::Take(const Action& action) {
+  MF_LOG(INFO) << action.reason;
+  const size_t index = IndexOf(action.device_id);
+  v1::TrainerOrder order;
+  switch (action.kind) {
+    case ActionKind::kStart:
+      return Start(index, action.desired);
+    case ActionKind::kForget:
+      return Forget(index);
+    case ActionKind::kKill: {
+      MutexLock lock(mutex_);
+      slots_[index].killed = true;
+      if (trainers_[index] != nullptr) trainers_[index]->Kill();
+      return;
+    }
+    case ActionKind::kJoin: {
+      {
+        MutexLock lock(mutex_);
+        slots_[index].joined = true;
+      }
+      order.mutable_join()->set_rendezvous(action.desired.rendezvous());
+      return Send(index, order);
+    }
+    case ActionKind::kStop: {
+      {
+        MutexLock lock(mutex_);
+        slots_[index].stop_sequence = action.desired.stop().sequence();
+      }
+      *order.mutable_stop() = action.desired.stop();
+      return Send(index, order);
+    }
+  }
+}
+
+void Supervisor::Start(size_t index, const v1::DesiredDevice& desired) {
+  v1::StartTraining start = desired.start();
+  start.set_job_id(desired.job_id());
+  if (start.advertise_host().empty()) start.set_advertise_host(options_.advertise);
+  absl::StatusOr<ListeningSocket> store = ListeningSocket{};
+  if (start.rank() == 0) store = BindStoreSocket(options_.advertise);
+  start.set_has_store_socket(store.ok() && store->fd.valid());
+  {
+    MutexLock lock(mutex_);
+    Slot fresh;
+    fresh.device = slots_[index].device;
+    *start.mutable_device() = fresh.device;
+    fresh.start = start;
+    if (start.has_store_socket()) {
+      fresh.rendezvous = HostPort{options_.advertise, store->port}.ToString();
+    }
+    slots_[index] = std::move(fresh);
+  }
+  RememberJobs();
+  absl::StatusOr<std::unique_ptr<TrainerProcess>> trainer = store.status();
+  if (store.ok()) {
+    trainer = TrainerProcess::Start(
+        options_.trainer, start, store->fd.get(),
+        {.on_report = [this, index](const v1::TrainerReport& report) { OnReport(index, report); },
+         .on_line = [this, index](std::string_view line) { OnLine(index, line); },
+         .on_exit = [this, index](const ExitStatus& exit) { OnExit(index, exit); }});
+  }
+  MutexLock lock(mutex_);
+  Slot& slot = slots_[index];
+  if (trainer.ok()) {
+    trainers_[index] = *std::move(trainer);
+    AddAgentLog(slot, v1::LOG_LEVEL_INFO,
+                absl::StrCat("rank ", start.rank(), " of ", start.world_size(), " started on ",
+                             slot.device.id(), ", process ", trainers_[index]->pid()));
+    return;
+  }
+  slot.exit = ExitOfUnstarted(trainer.status());
+  AddAgentLog(slot, v1::LOG_LEVEL_ERROR, slot.exit->cause());
+}
+
+void Supervisor::Forget(size_t index) {
+  trainers_[index].reset();
+  {
+    MutexLock lock(mutex_);
+    const std::string job_id = slots_[index].start.job_id();
+    Slot empty;
+    empty.device = slots_[index].device;
+    slots_[index] = std::move(empty);
+    bool elsewhere = false;
+    for (const Slot& slot : slots_) elsewhere |= slot.start.job_id() == job_id;
+    if (!elsewhere) metrics_.RemoveJob(job_id);
+  }
+  RememberJobs();
+}
+
+void Supervisor::Send(size_t index, const v1::TrainerOrder& order) {
+  if (trainers_[index] == nullptr) return;
+  // A trainer that is gone needs no order; one that does not read shows in its missing progress.
+  if (const absl::Status status = trainers_[index]->Send(order); !status.ok()) {
+    MutexLock lock(mutex_);
+    MF_LOG(WARNING) << InWords(slots_[index].start) << ": cannot be told: " << status;
+  }
+}
+
+void Supervisor::RememberJobs() {
+  std::map<std::string, std::string> jobs;
+  {
+    MutexLock lock(mutex_);
+    jobs = adopted_;
+    for (const Slot& slot : slots_) {
+      if (slot.busy()) jobs[slot.start.job_id()] = slot.start.checkpoint_dir();
+    }
+  }
+  if (const absl::Status status = identity_.SetJobs(jobs); !status.ok()) {
+    MF_LOG(WARNING) << "cannot remember which jobs run here (their checkpoints would not be looked "
+                       "for after a crash): "
+                    << status;
+  }
+}
+
+size_t Supervisor::IndexOf(const std::string& device_id) const {
+  MutexLock lock(mutex_);
+  for (size_t i = 0; i < slots_.size(); ++i) {
+    if (slots_[i].device.id() == device_id) return i;
+  }
+  MF_CHECK(false) << "an action for " << device_id << ", which Reconcile was not given";
+  return 0;
+}
+
+bool Supervisor::Fill(v1::SynchronizeRequest* request) const {
+  MutexLock lock(mutex_);
+  for (const Slot& slot : slots_) {
+    *request->add_devices() = slot.device;
+    if (!slot.busy()) continue;
+    v1::DeviceStatus* const status = request->add_device_status();
+    status->set_device_id(slot.device.id());
+    status->set_job_id(slot.start.job_id());
+    status->set_generation(slot.start.generation());
+    status->set_rank(slot.start.rank());
+    *status->mutable_status() = slot.status;
+    status->set_rendezvous(slot.rendezvous);
+    if (slot.exit) *status->mutable_exit() = *slot.exit;
+    status->set_stop_sequence(slot.stop_sequence);
+  }
+  return spool_.Fill(request);
+}
+
+void Supervisor::Acknowledge(const v1::SynchronizeResponse& response) {
+  std::vector<std::pair<size_t, v1::TrainerOrder>> orders;
+  bool forgot = false;
+  {
+    MutexLock lock(mutex_);
+    for (const v1::SpooledCheckpoint& known : spool_.Acknowledge(response)) {
+      forgot |= adopted_.erase(known.job_id()) > 0;
+      v1::TrainerOrder order;
+      order.mutable_checkpoint_acknowledged()->set_step(known.checkpoint().step());
+      for (size_t i = 0; i < slots_.size(); ++i) {
+        if (slots_[i].running() && slots_[i].start.job_id() == known.job_id()) {
+          orders.emplace_back(i, order);
+        }
+      }
+    }
+    UpdateSpoolMetrics();
+  }
+  for (const auto& [index, order] : orders) Send(index, order);
+  if (forgot) RememberJobs();
+}
+
+bool Supervisor::AnyRunning() const {
+  MutexLock lock(mutex_);
+  for (const Slot& slot : slots_) {
+    if (slot.running()) return true;
+  }
+  return false;
+}
+
+bool Supervisor::SpoolEmpty() const {
+  MutexLock lock(mutex_);
+  return spool_.empty();
+}
+
+void Supervisor::StopAll() {
+  std::vector<std::pair<size_t, v1::TrainerOrder>> orders;
+  {
+    MutexLock lock(mutex_);
+    for (size_t i = 0; i < slots_.size(); ++i) {
+      Slot& slot = slots_[i];
+      if (!slot.running() || slot.stop_sequence > 0 || slot.killed) continue;
+      if (slot.status.phase() < v1::TRAINER_PHASE_TRAINING) {
+        slot.killed = true;
+        if (trainers_[i] != nullptr) trainers_[i]->Kill();
+        continue;
+      }
+      v1::TrainerOrder order;
+      order.mutable_stop()->set_mode(v1::STOP_MODE_CHECKPOINT);
+      order.mutable_stop()->set_sequence(++slot.stop_sequence);
+      orders.emplace_back(i, order);
+    }
+  }
+  for (const auto& [index, order] : orders) Send(index, order);
+}
+
+void Supervisor::KillAll() {
+  for (auto& trainer : trainers_) trainer.reset();
+}
+
+void Supervisor::OnReport(size_t index, const v1::TrainerReport& report) {
+  Urgency urgency;
+  {
+    MutexLock lock(mutex_);
+    urgency = Note(slots_[index], report);
+    UpdateSpoolMetrics();
+  }
+  on_change_(urgency);
+}
+
+Urgency Supervisor::Note(Slot& slot, const v1::TrainerReport& report) {
+  const std::string& job_id = slot.start.job_id();
+  switch (report.report_case()) {
+    case v1::TrainerReport::kStatus: {
+      const bool news = IsNews(slot.status, report.status());
+      slot.status = report.status();
+      return news ? Urgency::kAtOnce : Urgency::kBatched;
+    }
+    case v1::TrainerReport::kProgress:
+      spool_.AddProgress(job_id, report.progress());
+      metrics_.Observe(job_id, slot.device.id(), report.progress());
+      return Urgency::kBatched;
+    case v1::TrainerReport::kLog:
+      AddLog(slot, slot.start.rank(), report.log());
+      return Urgency::kBatched;
+    case v1::TrainerReport::kCheckpoint:
+      spool_.AddCheckpoint(job_id, report.checkpoint());
+      metrics_.Observe(job_id, report.checkpoint());
+      return Urgency::kAtOnce;
+    case v1::TrainerReport::kFailure:
+      slot.failure = report.failure();
+      AddAgentLog(slot, v1::LOG_LEVEL_ERROR,
+                  absl::StrCat("rank ", slot.start.rank(), ": ", report.failure().message()));
+      return Urgency::kBatched;  // its exit follows
+    case v1::TrainerReport::kCorrupt:
+      spool_.AddCorruption(job_id, report.corrupt());
+      return Urgency::kAtOnce;
+    case v1::TrainerReport::REPORT_NOT_SET:
+      break;
+  }
+  return Urgency::kBatched;
+}
+
+void Supervisor::OnLine(size_t index, std::string_view line) {
+  {
+    MutexLock lock(mutex_);
+    v1::LogLine parsed = ParseLogLine(line);
+    slots_[index].last_line = parsed.text();
+    AddLog(slots_[index], slots_[index].start.rank(), std::move(parsed));
+    UpdateSpoolMetrics();
+  }
+  on_change_(Urgency::kBatched);
+}
+
+void Supervisor::OnExit(size_t index, const ExitStatus& exit) {
+  {
+    MutexLock lock(mutex_);
+    Slot& slot = slots_[index];
+    slot.exit = DescribeExit({.exit = exit,
+                              .phase = slot.status.phase(),
+                              .failure = slot.failure,
+                              .last_line = slot.last_line,
+                              .killed_by_agent = slot.killed});
+    metrics_.CountTrainerExit(slot.exit->clean());
+    if (!slot.exit->clean() && !slot.killed) {
+      AddAgentLog(slot, v1::LOG_LEVEL_ERROR,
+                  absl::StrCat("rank ", slot.start.rank(), ": the trainer ", slot.exit->cause()));
+    }
+    MF_LOG(INFO) << InWords(slot.start) << ": the trainer " << slot.exit->cause();
+  }
+  on_change_(Urgency::kAtOnce);
+}
+
+void Supervisor::AddLog(const Slot& slot, int rank, v1::LogLine line) {
+  line.set_rank(rank);
+  line.set_generation(slot.start.generation());
+  line.set_worker(options_.name);
+  if (line.text().size() > kMaxLogLineBytes) {
+    line.set_text(Truncate(line.text(), kMaxLogLineBytes));
+  }
+  spool_.AddLog(slot.start.job_id(), line);
+}
+
+void Supervisor::AddAgentLog(const Slot& slot, v1::LogLevel level, const std::string& text) {
+  v1::LogLine line = MakeLogLine(level, text);
+  AddLog(slot, -1, std::move(line));
+}
+
+void Supervisor::UpdateSpoolMetrics() {
+  metrics_.SetSpool(spool_.progress_waiting(), spool_.logs_waiting());
+  metrics_.SetDropped(spool_.dropped_progress(), spool_.dropped_logs());
+}
+
+}  // namespace mindforge

@@ -1,0 +1,105 @@
+// The trainers of this machine: one per device that has work. Starts, tells and ends them, hears
+// them, and keeps what they said until the coordinator has it. It does not know gRPC.
+#pragma once
+
+#include <functional>
+#include <map>
+#include <memory>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "common/mutex.h"
+#include "mindforge/v1/worker_agent_service.pb.h"
+#include "worker/agent/agent_metrics.h"
+#include "worker/agent/agent_options.h"
+#include "worker/agent/identity.h"
+#include "worker/agent/reconcile.h"
+#include "worker/agent/spool.h"
+#include "worker/agent/trainer_process.h"
+
+namespace mindforge {
+
+// How soon the coordinator should hear of a change.
+enum class Urgency { kBatched, kAtOnce };
+
+// Thread-safe, except that Apply, Adopt, StopAll and KillAll are for one thread, which must outlive
+// the trainers (they die with it). Borrows options, identity and metrics.
+class Supervisor {
+ public:
+  // `on_change` runs on trainers' threads, without any lock held.
+  Supervisor(const AgentOptions& options, const std::vector<v1::Device>& devices,
+             Identity& identity, AgentMetrics& metrics, std::function<void(Urgency)> on_change);
+  ~Supervisor();  // kills what still runs
+  Supervisor(const Supervisor&) = delete;
+  Supervisor& operator=(const Supervisor&) = delete;
+
+  // Reports the newest sound checkpoint of each job that ran here before the agent's restart.
+  void Adopt();
+
+  // Takes the actions that lead to `desired`.
+  void Apply(const google::protobuf::RepeatedPtrField<v1::DesiredDevice>& desired, bool draining);
+
+  // Puts state and spool into `request`. True when more is waiting than one call carries.
+  bool Fill(v1::SynchronizeRequest* request) const;
+  void Acknowledge(const v1::SynchronizeResponse& response);
+
+  bool AnyRunning() const;
+  bool SpoolEmpty() const;
+
+  // Orders every trainer that has not been told yet to checkpoint and stop; one that has nothing to
+  // save is killed.
+  void StopAll();
+  // Kills every trainer and waits until all are gone.
+  void KillAll();
+
+ private:
+  // One device. Fields without annotation are for the applying thread alone.
+  struct Slot {
+    v1::Device device;
+    v1::StartTraining start;  // empty job: nothing runs and nothing ended here
+    v1::TrainerStatus status;
+    std::optional<v1::TrainerFailure> failure;
+    std::optional<v1::TrainerExit> exit;
+    std::string rendezvous;
+    std::string last_line;
+    int64_t stop_sequence = 0;
+    bool joined = false;
+    bool killed = false;
+
+    bool busy() const { return !start.job_id().empty(); }
+    bool running() const { return busy() && !exit; }
+  };
+
+  void Take(const Action& action);
+  void Start(size_t index, const v1::DesiredDevice& desired);
+  void Forget(size_t index);
+  void Send(size_t index, const v1::TrainerOrder& order);
+  void RememberJobs();
+  size_t IndexOf(const std::string& device_id) const;
+
+  void OnReport(size_t index, const v1::TrainerReport& report);
+  Urgency Note(Slot& slot, const v1::TrainerReport& report) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void OnLine(size_t index, std::string_view line);
+  void OnExit(size_t index, const ExitStatus& exit);
+  void AddLog(const Slot& slot, int rank, v1::LogLine line) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void AddAgentLog(const Slot& slot, v1::LogLevel level, const std::string& text)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void UpdateSpoolMetrics() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+
+  const AgentOptions& options_;
+  Identity& identity_;
+  AgentMetrics& metrics_;
+  const std::function<void(Urgency)> on_change_;
+
+  mutable Mutex mutex_;
+  std::vector<Slot> slots_ ABSL_GUARDED_BY(mutex_);
+  Spool spool_ ABSL_GUARDED_BY(mutex_);
+  std::map<std::string, std::string> adopted_ ABSL_GUARDED_BY(mutex_);  // until acknowledged
+
+  // By device; for the applying thread alone. Last: their threads use all of the above.
+  std::vector<std::unique_ptr<TrainerProcess>> trainers_;
+};
+
+}  // namespace mindforge
