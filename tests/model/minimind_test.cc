@@ -101,7 +101,9 @@ TEST(Minimind, ContinuesGreedilyAsTheReference) {
 TEST(Minimind, BothBackendsAndAttentionPathsGiveTheSameGradient) {
   const ModelConfig config = TinyConfig();
   Microbatch m = RandomMicrobatch(config, 3, 70, 1);
-  m.mask.narrow(1, 50, 20).zero_();
+  m.mask.narrow(1, 50, 20).zero_();  // rows of different useful lengths, and gaps between
+  m.mask[1].narrow(0, 20, 50).zero_();
+  m.mask[2].copy_((at::arange(70) % 3 == 0).to(at::kByte));
   m.document_ids = at::arange(70, at::kInt).div(23, "trunc").to(at::kInt).expand({3, 70});
   m.document_ids = m.document_ids.contiguous();
   const auto fused = Make(config);

@@ -129,8 +129,8 @@ inline void PairAttentionTileRow(const AttentionShape<Bf16>& s, const TileSizes&
   float maximum[kTile], sum[kTile];
   const Visibility visible(s, batch);
   const int64_t query_begin = query_tile * kTile;
-  PackBf16Rows(q + batch * s.length * s.stride + head * s.head_dim, s.stride, query_begin, s.length,
-               s.head_dim, z.padded, queries);
+  PackBf16Rows(q + s.Start(batch) * s.stride + head * s.head_dim, s.stride, query_begin,
+               visible.length, s.head_dim, z.padded, queries);
   __builtin_memset(result, 0, kTile * z.padded * sizeof(float));
   for (int64_t r = 0; r < kTile; ++r) {
     maximum[r] = -__builtin_inff();
@@ -167,14 +167,16 @@ inline void PairAttention(const Parallel& parallel, const AttentionShape<Bf16>& 
   auto* packed = reinterpret_cast<Pair*>(workspace);  // per kv head: keys, then values
   parallel.For(s.batch * s.kv_heads, [&](int64_t task) {
     alignas(64) Bf16 rows[kTile * kMaxFusedHeadDim];
-    const int64_t at = task / s.kv_heads * s.length * s.stride + task % s.kv_heads * s.head_dim;
+    const int64_t batch = task / s.kv_heads;
+    const int64_t length = s.Length(batch);
+    const int64_t at = s.Start(batch) * s.stride + task % s.kv_heads * s.head_dim;
     Pair* keys = packed + task * z.floats;
     Pair* values = keys + z.floats / 2;
-    for (int64_t tile = 0; tile < z.tiles; ++tile) {
+    for (int64_t tile = 0; tile < Tiles(length); ++tile) {
       const int64_t offset = tile * kTile * z.padded / 2;
-      PackBf16Rows(k + at, s.stride, tile * kTile, s.length, s.head_dim, z.padded, rows);
+      PackBf16Rows(k + at, s.stride, tile * kTile, length, s.head_dim, z.padded, rows);
       PairColumns(rows, z.padded, keys + offset);
-      PackBf16Rows(v + at, s.stride, tile * kTile, s.length, s.head_dim, z.padded, rows);
+      PackBf16Rows(v + at, s.stride, tile * kTile, length, s.head_dim, z.padded, rows);
       PairRows(rows, z.padded, values + offset);
     }
   });
@@ -182,7 +184,7 @@ inline void PairAttention(const Parallel& parallel, const AttentionShape<Bf16>& 
     const int64_t batch = task / s.heads;
     const int64_t head = task % s.heads;
     const int64_t group = batch * s.kv_heads + head / (s.heads / s.kv_heads);
-    for (int64_t tile = 0; tile < z.tiles; ++tile) {
+    for (int64_t tile = 0; tile < Tiles(s.Length(batch)); ++tile) {
       PairAttentionTileRow(s, z, batch, head, tile, q, packed + group * z.floats, out, log2_sum);
     }
   });
@@ -296,40 +298,41 @@ inline void PairAttentionBackward(const Parallel& parallel, const AttentionShape
     const int64_t kv_head = task % s.kv_heads;
     const Visibility visible(s, batch);
     const PairBuffers b(z, workspace + task * floats);
-    const int64_t kv_at = batch * s.length * s.stride + kv_head * s.head_dim;
-    for (int64_t tile = 0; tile < z.tiles; ++tile) {
+    const int64_t length = s.Length(batch);
+    const int64_t kv_at = s.Start(batch) * s.stride + kv_head * s.head_dim;
+    for (int64_t tile = 0; tile < Tiles(length); ++tile) {
       const int64_t begin = tile * kTile;
-      PackBf16Rows(k + kv_at, s.stride, begin, s.length, s.head_dim, z.padded,
+      PackBf16Rows(k + kv_at, s.stride, begin, length, s.head_dim, z.padded,
                    b.keys + begin * z.padded);
       PairRows(b.keys + begin * z.padded, z.padded, b.key_pairs + begin * z.padded / 2);
-      PackBf16Rows(v + kv_at, s.stride, begin, s.length, s.head_dim, z.padded,
+      PackBf16Rows(v + kv_at, s.stride, begin, length, s.head_dim, z.padded,
                    b.values + begin * z.padded);
     }
     __builtin_memset(b.dk, 0, 2 * z.floats * sizeof(float));
     for (int64_t head = kv_head * group; head < (kv_head + 1) * group; ++head) {
-      const int64_t q_at = batch * s.length * s.stride + head * s.head_dim;
-      const int64_t out_at = batch * s.length * s.out_stride + head * s.head_dim;
+      const int64_t q_at = s.Start(batch) * s.stride + head * s.head_dim;
+      const int64_t out_at = s.Start(batch) * s.out_stride + head * s.head_dim;
       PrepareRows(s, z, batch, head, out, d_out, log2_sum, b.log2_sum, b.delta);
       __builtin_memset(b.dq, 0, z.floats * sizeof(float));
-      for (int64_t tile = 0; tile < z.tiles; ++tile) {
+      for (int64_t tile = 0; tile < Tiles(length); ++tile) {
         const int64_t begin = tile * kTile;
         const int64_t at = begin * z.padded / 2;
-        PackBf16Rows(q + q_at, s.stride, begin, s.length, s.head_dim, z.padded, rows);
+        PackBf16Rows(q + q_at, s.stride, begin, length, s.head_dim, z.padded, rows);
         PairColumns(rows, z.padded, b.query_columns + at);
         PairRows(rows, z.padded, b.query_pairs + at);
-        PackBf16Rows(d_out + out_at, s.out_stride, begin, s.length, s.head_dim, z.padded, rows);
+        PackBf16Rows(d_out + out_at, s.out_stride, begin, length, s.head_dim, z.padded, rows);
         PairColumns(rows, z.padded, b.d_out_columns + at);
         PairRows(rows, z.padded, b.d_out_pairs + at);
       }
-      for (int64_t query = 0; query < z.tiles; ++query) {
+      for (int64_t query = 0; query < Tiles(length); ++query) {
         for (int64_t key = visible.FirstTile(query * kTile); key <= query; ++key) {
           PairBackwardTile(z, visible, b, query, key);
         }
       }
-      StoreGradient(s, z, b.dq, dq + q_at);
+      StoreGradient(s, z, length, b.dq, dq + q_at);
     }
-    StoreGradient(s, z, b.dk, dk + kv_at);
-    StoreGradient(s, z, b.dv, dv + kv_at);
+    StoreGradient(s, z, length, b.dk, dk + kv_at);
+    StoreGradient(s, z, length, b.dv, dv + kv_at);
   });
 }
 

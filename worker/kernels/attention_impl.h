@@ -12,14 +12,14 @@ constexpr float kLog2E = 1.44269504088896341f;
 constexpr float kHidden = 1e30f;
 
 struct TileSizes {
-  int64_t tiles;   // along the sequence
+  int64_t tiles;   // along the longest row
   int64_t padded;  // head_dim up to whole vectors
   int64_t floats;  // one [tiles · kTile, padded] operand
   float scale;
 
   template <typename T>
   explicit TileSizes(const AttentionShape<T>& s)
-      : tiles((s.length + kTile - 1) / kTile),
+      : tiles(Tiles(s.length)),
         padded(RoundUp(s.head_dim, 16)),
         floats(tiles * kTile * padded),
         scale(1.0f / __builtin_sqrtf(static_cast<float>(s.head_dim))) {}
@@ -78,15 +78,15 @@ template <typename T>
 void StoreOutput(const AttentionShape<T>& s, int64_t batch, int64_t head, int64_t query_begin,
                  const float* out_tile, int64_t padded, const float* maximum, const float* sum,
                  T* out, float* log2_sum) {
-  const int64_t rows = Min(kTile, s.length - query_begin);
+  const int64_t rows = Min(kTile, s.Length(batch) - query_begin);
   for (int64_t r = 0; r < rows; ++r) {
-    const int64_t token = batch * s.length + query_begin + r;
+    const int64_t token = s.Start(batch) + query_begin + r;
     T* target = out + token * s.out_stride + head * s.head_dim;
     const float inverse = sum[r] > 0 ? 1.0f / sum[r] : 0.0f;
     for (int64_t i = 0; i < s.head_dim; i += W) {
       StoreUpTo(target + i, Load(out_tile + r * padded + i) * inverse, s.head_dim - i);
     }
-    log2_sum[(batch * s.heads + head) * s.length + query_begin + r] =
+    log2_sum[head * s.Tokens() + token] =
         sum[r] > 0 ? maximum[r] + __builtin_log2f(sum[r]) : kHidden;
   }
 }
@@ -101,7 +101,7 @@ void AttentionTileRow(const AttentionShape<T>& s, const TileSizes& z, int64_t ba
   float maximum[kTile], sum[kTile];
   const Visibility visible(s, batch);
   const int64_t query_begin = query_tile * kTile;
-  PackRows(q + batch * s.length * s.stride + head * s.head_dim, s.stride, query_begin, s.length,
+  PackRows(q + s.Start(batch) * s.stride + head * s.head_dim, s.stride, query_begin, visible.length,
            s.head_dim, z.padded, queries);
   __builtin_memset(result, 0, kTile * z.padded * sizeof(float));
   for (int64_t r = 0; r < kTile; ++r) {
@@ -130,13 +130,15 @@ void Attention(const Parallel& parallel, const AttentionShape<T>& s, const T* q,
   const TileSizes z(s);
   parallel.For(s.batch * s.kv_heads, [&](int64_t task) {
     alignas(64) float rows[kTile * kMaxFusedHeadDim];
-    const int64_t at = task / s.kv_heads * s.length * s.stride + task % s.kv_heads * s.head_dim;
+    const int64_t batch = task / s.kv_heads;
+    const int64_t length = s.Length(batch);
+    const int64_t at = s.Start(batch) * s.stride + task % s.kv_heads * s.head_dim;
     float* keys = workspace + task * 2 * z.floats;  // transposed tiles, then values
-    for (int64_t tile = 0; tile < z.tiles; ++tile) {
+    for (int64_t tile = 0; tile < Tiles(length); ++tile) {
       const int64_t offset = tile * kTile * z.padded;
-      PackRows(k + at, s.stride, tile * kTile, s.length, s.head_dim, z.padded, rows);
+      PackRows(k + at, s.stride, tile * kTile, length, s.head_dim, z.padded, rows);
       TransposeTile(rows, s.head_dim, z.padded, keys + offset);
-      PackRows(v + at, s.stride, tile * kTile, s.length, s.head_dim, z.padded,
+      PackRows(v + at, s.stride, tile * kTile, length, s.head_dim, z.padded,
                keys + z.floats + offset);
     }
   });
@@ -144,7 +146,7 @@ void Attention(const Parallel& parallel, const AttentionShape<T>& s, const T* q,
     const int64_t batch = task / s.heads;
     const int64_t head = task % s.heads;
     const int64_t group = batch * s.kv_heads + head / (s.heads / s.kv_heads);
-    for (int64_t tile = 0; tile < z.tiles; ++tile) {
+    for (int64_t tile = 0; tile < Tiles(s.Length(batch)); ++tile) {
       AttentionTileRow(s, z, batch, head, tile, q, workspace + group * 2 * z.floats, out, log2_sum);
     }
   });
@@ -183,9 +185,9 @@ void PrepareRows(const AttentionShape<T>& s, const TileSizes& z, int64_t batch, 
   for (int64_t i = 0; i < z.tiles * kTile; ++i) {
     row_sum[i] = kHidden;
     delta[i] = 0;
-    if (i >= s.length) continue;
-    row_sum[i] = log2_sum[(batch * s.heads + head) * s.length + i];
-    const int64_t at = (batch * s.length + i) * s.out_stride + head * s.head_dim;
+    if (i >= s.Length(batch)) continue;
+    row_sum[i] = log2_sum[head * s.Tokens() + s.Start(batch) + i];
+    const int64_t at = (s.Start(batch) + i) * s.out_stride + head * s.head_dim;
     F sum = F{};
     for (int64_t j = 0; j < s.head_dim; j += W) {
       sum += LoadUpTo(out + at + j, s.head_dim - j) * LoadUpTo(d_out + at + j, s.head_dim - j);
@@ -195,8 +197,9 @@ void PrepareRows(const AttentionShape<T>& s, const TileSizes& z, int64_t batch, 
 }
 
 template <typename T>
-void StoreGradient(const AttentionShape<T>& s, const TileSizes& z, const float* tiles, T* out) {
-  for (int64_t row = 0; row < s.length; ++row) {
+void StoreGradient(const AttentionShape<T>& s, const TileSizes& z, int64_t length,
+                   const float* tiles, T* out) {
+  for (int64_t row = 0; row < length; ++row) {
     for (int64_t i = 0; i < s.head_dim; i += W) {
       StoreUpTo(out + row * s.stride + i, Load(tiles + row * z.padded + i), s.head_dim - i);
     }
@@ -245,36 +248,37 @@ void AttentionBackward(const Parallel& parallel, const AttentionShape<T>& s, con
     const int64_t kv_head = task % s.kv_heads;
     const Visibility visible(s, batch);
     const BackwardBuffers b(z, workspace + task * floats);
-    const int64_t kv_at = batch * s.length * s.stride + kv_head * s.head_dim;
-    for (int64_t tile = 0; tile < z.tiles; ++tile) {
+    const int64_t length = s.Length(batch);
+    const int64_t kv_at = s.Start(batch) * s.stride + kv_head * s.head_dim;
+    for (int64_t tile = 0; tile < Tiles(length); ++tile) {
       const int64_t at = tile * kTile * z.padded;
       // dq serves as scratch until the heads' loop clears it.
-      PackRows(v + kv_at, s.stride, tile * kTile, s.length, s.head_dim, z.padded, b.dq);
+      PackRows(v + kv_at, s.stride, tile * kTile, length, s.head_dim, z.padded, b.dq);
       TransposeTile(b.dq, s.head_dim, z.padded, b.values_transposed + at);
-      PackRows(k + kv_at, s.stride, tile * kTile, s.length, s.head_dim, z.padded, b.keys + at);
+      PackRows(k + kv_at, s.stride, tile * kTile, length, s.head_dim, z.padded, b.keys + at);
       TransposeTile(b.keys + at, s.head_dim, z.padded, b.keys_transposed + at);
     }
     __builtin_memset(b.dk, 0, 2 * z.floats * sizeof(float));
     for (int64_t head = kv_head * group; head < (kv_head + 1) * group; ++head) {
-      const int64_t q_at = batch * s.length * s.stride + head * s.head_dim;
-      const int64_t out_at = batch * s.length * s.out_stride + head * s.head_dim;
+      const int64_t q_at = s.Start(batch) * s.stride + head * s.head_dim;
+      const int64_t out_at = s.Start(batch) * s.out_stride + head * s.head_dim;
       PrepareRows(s, z, batch, head, out, d_out, log2_sum, b.log2_sum, b.delta);
       __builtin_memset(b.dq, 0, z.floats * sizeof(float));
-      for (int64_t tile = 0; tile < z.tiles; ++tile) {
+      for (int64_t tile = 0; tile < Tiles(length); ++tile) {
         const int64_t at = tile * kTile * z.padded;
-        PackRows(q + q_at, s.stride, tile * kTile, s.length, s.head_dim, z.padded, b.queries + at);
-        PackRows(d_out + out_at, s.out_stride, tile * kTile, s.length, s.head_dim, z.padded,
+        PackRows(q + q_at, s.stride, tile * kTile, length, s.head_dim, z.padded, b.queries + at);
+        PackRows(d_out + out_at, s.out_stride, tile * kTile, length, s.head_dim, z.padded,
                  b.d_out + at);
       }
-      for (int64_t query = 0; query < z.tiles; ++query) {
+      for (int64_t query = 0; query < Tiles(length); ++query) {
         for (int64_t key = visible.FirstTile(query * kTile); key <= query; ++key) {
           BackwardTile(s.head_dim, z, visible, b, query, key);
         }
       }
-      StoreGradient(s, z, b.dq, dq + q_at);
+      StoreGradient(s, z, length, b.dq, dq + q_at);
     }
-    StoreGradient(s, z, b.dk, dk + kv_at);
-    StoreGradient(s, z, b.dv, dv + kv_at);
+    StoreGradient(s, z, length, b.dk, dk + kv_at);
+    StoreGradient(s, z, length, b.dv, dv + kv_at);
   });
 }
 

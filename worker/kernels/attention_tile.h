@@ -15,6 +15,8 @@ inline int64_t RoundUp(int64_t x, int64_t multiple) {
   return (x + multiple - 1) / multiple * multiple;
 }
 
+inline int64_t Tiles(int64_t length) { return (length + kTile - 1) / kTile; }
+
 // Element (i, k) of A lies at a[i · row + k · column].
 struct Left {
   const float* a;
@@ -97,9 +99,9 @@ struct Visibility {
 
   template <typename T>
   Visibility(const AttentionShape<T>& shape, int64_t batch)
-      : first_key(shape.first_key == nullptr ? nullptr : shape.first_key + batch * shape.length),
-        key_mask(shape.key_mask == nullptr ? nullptr : shape.key_mask + batch * shape.length),
-        length(shape.length) {}
+      : first_key(shape.first_key == nullptr ? nullptr : shape.first_key + shape.Start(batch)),
+        key_mask(shape.key_mask == nullptr ? nullptr : shape.key_mask + shape.Start(batch)),
+        length(shape.Length(batch)) {}
 
   int32_t First(int64_t query) const {
     return first_key == nullptr ? 0 : first_key[Min(query, length - 1)];

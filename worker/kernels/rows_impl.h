@@ -130,12 +130,12 @@ void NormBackward(const Parallel& parallel, int64_t n, int64_t c, const T* dy, c
 }
 
 template <typename T>
-void Rope(const Parallel& parallel, int64_t n, int64_t length, int64_t heads, int64_t head_dim,
-          int64_t stride, const float* cos, const float* sin, float sign, T* x) {
+void Rope(const Parallel& parallel, int64_t n, const int32_t* positions, int64_t heads,
+          int64_t head_dim, int64_t stride, const float* cos, const float* sin, float sign, T* x) {
   const int64_t half = head_dim / 2;
   ForRows(parallel, n, [&](int64_t row) {
-    const float* c = cos + (row % length) * half;
-    const float* s = sin + (row % length) * half;
+    const float* c = cos + positions[row] * half;
+    const float* s = sin + positions[row] * half;
     for (int64_t head = 0; head < heads; ++head) {
       T* low = x + row * stride + head * head_dim;
       T* high = low + half;

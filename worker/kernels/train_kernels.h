@@ -25,17 +25,24 @@ CpuIsa DetectCpuIsa();
 // from one token to the next (so all three may be parts of one fused projection).
 template <typename T>
 struct AttentionShape {
-  int64_t batch = 0;
-  int64_t length = 0;
+  int64_t batch = 0;   // rows
+  int64_t length = 0;  // tokens of a row, of the longest with `starts`
   int64_t heads = 0;
   int64_t kv_heads = 0;
   int64_t head_dim = 0;    // a multiple of 2, at most kMaxFusedHeadDim
   int64_t stride = 0;      // of q, k, v and their gradients
   int64_t out_stride = 0;  // of out and its gradient
-  // [batch · length]: the first key each query may see, non-decreasing in a row; null: 0.
+  // [batch + 1]: the token each row starts at, rows lying end to end; null: all are `length` long.
+  const int64_t* starts = nullptr;
+  // [tokens]: the first key each query may see, counted from its row's start, non-decreasing in a
+  // row; null: 0.
   const int32_t* first_key = nullptr;
-  // [batch · length]: zero blocks a key (forward only); null: none. A query without keys gives 0.
+  // [tokens]: zero blocks a key (forward only); null: none. A query without keys gives 0.
   const uint8_t* key_mask = nullptr;
+
+  int64_t Start(int64_t row) const { return starts == nullptr ? row * length : starts[row]; }
+  int64_t Length(int64_t row) const { return Start(row + 1) - Start(row); }
+  int64_t Tokens() const { return Start(batch); }
 };
 inline constexpr int64_t kMaxFusedHeadDim = 256;
 
@@ -70,10 +77,11 @@ struct TrainKernels {
   void (*norm_backward)(const Parallel&, int64_t n, int64_t c, const T* dy, const float* h,
                         const float* rstd, const float* w, bool accumulate, float* dh, T* dh_cast,
                         float* dw, float* partials);
-  // Rotates `heads` heads of head_dim at each token of x in place; sign -1 undoes it. Tables are
-  // RopeTables' with `length` positions per row.
-  void (*rope)(const Parallel&, int64_t n, int64_t length, int64_t heads, int64_t head_dim,
-               int64_t stride, const float* cos, const float* sin, float sign, T* x);
+  // Rotates `heads` heads of head_dim at each token of x in place by RopeTables' row positions[n];
+  // sign -1 undoes it.
+  void (*rope)(const Parallel&, int64_t n, const int32_t* positions, int64_t heads,
+               int64_t head_dim, int64_t stride, const float* cos, const float* sin, float sign,
+               T* x);
   // a[n, c] = silu(gate) · up with gate_up[n, 2c] = gate | up.
   void (*swiglu)(const Parallel&, int64_t n, int64_t c, const T* gate_up, T* a);
   // From da: gate_up becomes its gradient, a is computed again (a may be da).
@@ -89,7 +97,7 @@ struct TrainKernels {
   // Floats of workspace the attention calls below need.
   int64_t (*attention_workspace)(const AttentionShape<T>& shape);
   int64_t (*attention_backward_workspace)(const AttentionShape<T>& shape);
-  // out and log2_sum [batch, heads, length] (log2 of the softmax denominator).
+  // out and log2_sum [heads, tokens] (log2 of the softmax denominator).
   void (*attention)(const Parallel&, const AttentionShape<T>&, const T* q, const T* k, const T* v,
                     T* out, float* log2_sum, float* workspace);
   void (*attention_backward)(const Parallel&, const AttentionShape<T>&, const T* q, const T* k,

@@ -33,7 +33,7 @@ void CpuBuffers::Allocate(int64_t tokens) {
   Add(&row_loss, at::kFloat, 1);
   Add(&dh, at::kFloat, sizes_.hidden);
   Add(&logits, type_, sizes_.vocab);
-  for (at::Tensor* wide : {&x, &x_kept, &dx_kept, &delta, &dx}) Add(wide, type_, sizes_.hidden);
+  for (at::Tensor* wide : {&x, &x_listed, &dx_listed, &delta, &dx}) Add(wide, type_, sizes_.hidden);
   for (at::Tensor* wide : {&inner, &dinner}) Add(wide, type_, sizes_.inner);
   Add(&dattention, type_, sizes_.attention);
   Add(&dqkv, type_, sizes_.qkv);
@@ -52,9 +52,6 @@ void CpuBuffers::Resize(int64_t tokens) {
   tokens_ = tokens;
   for (const Slot& slot : slots_) *slot.view = slot.storage.narrow(0, 0, tokens);
   if (type_ == at::kFloat) dh_cast = dh;
-  kept_rows.reserve(tokens);
-  kept_targets.reserve(tokens);
-  first_key.reserve(tokens);
 }
 
 float* CpuBuffers::Workspace(int64_t floats) {

@@ -35,20 +35,17 @@ class CpuBuffers {
   float* Workspace(int64_t floats);
 
   std::vector<LayerBuffers> layers;
-  at::Tensor h, rstd, x;       // after the last layer: f32, f32, T
-  at::Tensor x_kept, dx_kept;  // T [n, hidden]: rows of x whose logits are needed
-  at::Tensor logits;           // T [n, vocab], then their gradient
-  at::Tensor row_loss;         // f32 [n]
-  at::Tensor delta;            // T [n, hidden], what a block adds to the residual stream
-  at::Tensor inner;            // T [n, inner]
-  at::Tensor dh;               // f32 [n, hidden], gradient of the residual stream
-  at::Tensor dh_cast;          // T, the same; dh itself when T is float32
+  at::Tensor h, rstd, x;           // after the last layer: f32, f32, T
+  at::Tensor x_listed, dx_listed;  // T [n, hidden]: rows of x whose logits are needed
+  at::Tensor logits;               // T [n, vocab], then their gradient
+  at::Tensor row_loss;             // f32 [n]
+  at::Tensor delta;                // T [n, hidden], what a block adds to the residual stream
+  at::Tensor inner;                // T [n, inner]
+  at::Tensor dh;                   // f32 [n, hidden], gradient of the residual stream
+  at::Tensor dh_cast;              // T, the same; dh itself when T is float32
   at::Tensor dx, dattention, dqkv, dinner;
   at::Tensor partials;  // f32, norms' weight gradients by block
   at::Tensor product;   // T, one weight gradient on its way to float32
-  std::vector<int64_t> kept_rows;
-  std::vector<int64_t> kept_targets;
-  std::vector<int32_t> first_key;
 
  private:
   struct Slot {

@@ -14,22 +14,12 @@
 #include "worker/model/layout.h"
 #include "worker/model/microbatch.h"
 #include "worker/model/plain_attention.h"
+#include "worker/model/token_rows.h"
 
 namespace mindforge {
 namespace {
 
 float* Floats(const at::Tensor& x) { return x.mutable_data_ptr<float>(); }
-
-// One forward or backward's shape and masks.
-struct Pass {
-  int64_t batch = 0;
-  int64_t length = 0;
-  int64_t tokens = 0;
-  const int64_t* ids = nullptr;
-  const int32_t* first_key = nullptr;
-  const uint8_t* key_mask = nullptr;
-  at::Tensor visible;  // for the plain path
-};
 
 template <typename T>
 class CpuMinimind : public Minimind {
@@ -50,21 +40,23 @@ class CpuMinimind : public Minimind {
  private:
   static T* Data(const at::Tensor& x) { return static_cast<T*>(x.mutable_data_ptr()); }
 
-  Pass Begin(const at::Tensor& ids, const at::Tensor& document_ids, const at::Tensor& key_mask);
-  void Forward(const Pass& pass);
-  void AttentionForward(const Pass& pass, LayerBuffers& layer);
-  // Logits of the rows in buffers_.kept_rows (all when `rows` is every token), in order.
-  at::Tensor KeptLogits(const Pass& pass);
-  double LossAndHeadBackward(const Pass& pass, const uint8_t* mask, const at::Tensor& gradient);
-  void LayerBackward(const Pass& pass, int64_t index, const at::Tensor& gradient);
-  void AttentionBackward(const Pass& pass, LayerBuffers& layer);
+  // Readies buffers for rows_; `key_mask` as Logits documents its padding mask.
+  void Begin(const at::Tensor& ids, const at::Tensor& document_ids, const at::Tensor& key_mask);
+  void Forward();
+  void AttentionForward(LayerBuffers& layer);
+  // Logits of rows_.logit_rows, and in `x` the normed activations they come from.
+  at::Tensor ListedLogits(at::Tensor* x);
+  double LossAndHeadBackward(const at::Tensor& gradient);
+  void LayerBackward(int64_t index, const at::Tensor& gradient);
+  void AttentionBackward(LayerBuffers& layer);
+  // The filling takes no part in attention, but in the products around it.
+  void ClearFilling(const at::Tensor& x);
   // gradient[offset …] as [rows, columns] = leftᵀ · right.
   void WeightGradient(const at::Tensor& left, const at::Tensor& right, const at::Tensor& gradient,
                       int64_t offset);
-  void NormBackward(const Pass& pass, const at::Tensor& dy, const at::Tensor& h,
-                    const at::Tensor& rstd, int64_t offset, bool accumulate,
-                    const at::Tensor& gradient);
-  AttentionShape<T> Shape(const Pass& pass) const;
+  void NormBackward(const at::Tensor& dy, const at::Tensor& h, const at::Tensor& rstd,
+                    int64_t offset, bool accumulate, const at::Tensor& gradient);
+  AttentionShape<T> Shape() const;
   const float* Norm(int64_t offset) const { return Floats(flat_parameters_) + offset; }
   void EnsureRope(int64_t positions) {
     if (rope_.positions < positions) rope_ = MakeRopeTables(config_, positions);
@@ -79,77 +71,80 @@ class CpuMinimind : public Minimind {
   const Parallel parallel_;
   CpuBuffers buffers_;
   RopeTables rope_;
+  TokenRows rows_;  // of the microbatch at hand, as the next two
+  const uint8_t* key_mask_ = nullptr;
+  at::Tensor visible_;  // for the plain path
 };
 
 template <typename T>
-AttentionShape<T> CpuMinimind<T>::Shape(const Pass& pass) const {
+AttentionShape<T> CpuMinimind<T>::Shape() const {
   AttentionShape<T> shape;
-  shape.batch = pass.batch;
-  shape.length = pass.length;
+  shape.batch = rows_.batch;
+  shape.length = rows_.longest;
+  shape.starts = rows_.starts.data();
   shape.heads = sizes_.heads;
   shape.kv_heads = sizes_.kv_heads;
   shape.head_dim = sizes_.head_dim;
   shape.stride = sizes_.qkv;
   shape.out_stride = sizes_.attention;
-  shape.first_key = pass.first_key;
-  shape.key_mask = pass.key_mask;
+  shape.first_key = rows_.first_key.empty() ? nullptr : rows_.first_key.data();
+  shape.key_mask = key_mask_;
   return shape;
 }
 
 template <typename T>
-Pass CpuMinimind<T>::Begin(const at::Tensor& ids, const at::Tensor& document_ids,
+void CpuMinimind<T>::Begin(const at::Tensor& ids, const at::Tensor& document_ids,
                            const at::Tensor& key_mask) {
-  Pass pass;
-  pass.batch = ids.size(0);
-  pass.length = ids.size(1);
-  pass.tokens = ids.numel();
-  pass.ids = ids.const_data_ptr<int64_t>();
-  buffers_.Resize(pass.tokens);
-  EnsureRope(pass.length);
-  if (document_ids.defined()) {
-    buffers_.first_key = FirstKeys(document_ids);
-    pass.first_key = buffers_.first_key.data();
-  }
-  if (key_mask.defined()) pass.key_mask = static_cast<const uint8_t*>(key_mask.const_data_ptr());
-  if (Plain()) pass.visible = VisiblePairs(pass.length, device_, document_ids, key_mask);
-  return pass;
+  buffers_.Resize(rows_.size);
+  EnsureRope(rows_.longest);
+  key_mask_ = key_mask.defined() ? static_cast<const uint8_t*>(key_mask.const_data_ptr()) : nullptr;
+  if (Plain()) visible_ = VisiblePairs(ids.size(1), device_, document_ids, key_mask);
+}
+
+template <typename T>
+void CpuMinimind<T>::ClearFilling(const at::Tensor& x) {
+  const int64_t row = x.size(1) * static_cast<int64_t>(sizeof(T));
+  std::memset(static_cast<char*>(x.mutable_data_ptr()) + rows_.tokens * row, 0,
+              (rows_.size - rows_.tokens) * row);
 }
 
 // The heads of a fused projection as [B, T, heads, D].
-at::Tensor Heads(const at::Tensor& x, const Pass& pass, int64_t begin, int64_t heads, int64_t dim) {
-  return x.view({pass.batch, pass.length, x.size(1)})
+at::Tensor Heads(const at::Tensor& x, int64_t batch, int64_t begin, int64_t heads, int64_t dim) {
+  return x.view({batch, -1, x.size(1)})
       .narrow(2, begin * dim, heads * dim)
       .unflatten(2, {heads, dim});
 }
 
 template <typename T>
-void CpuMinimind<T>::AttentionForward(const Pass& pass, LayerBuffers& layer) {
+void CpuMinimind<T>::AttentionForward(LayerBuffers& layer) {
   const int64_t heads = sizes_.heads;
   const int64_t kv = sizes_.kv_heads;
   const int64_t dim = sizes_.head_dim;
   T* qkv = Data(layer.qkv);
-  kernels_.rope(parallel_, pass.tokens, pass.length, heads + kv, dim, sizes_.qkv, rope_.cos.data(),
-                rope_.sin.data(), 1.0f, qkv);
+  kernels_.rope(parallel_, rows_.size, rows_.positions.data(), heads + kv, dim, sizes_.qkv,
+                rope_.cos.data(), rope_.sin.data(), 1.0f, qkv);
   if (Plain()) {
-    Heads(layer.attention, pass, 0, heads, dim)
-        .copy_(PlainAttention(Heads(layer.qkv, pass, 0, heads, dim),
-                              Heads(layer.qkv, pass, heads, kv, dim),
-                              Heads(layer.qkv, pass, heads + kv, kv, dim), pass.visible));
+    Heads(layer.attention, rows_.batch, 0, heads, dim)
+        .copy_(PlainAttention(Heads(layer.qkv, rows_.batch, 0, heads, dim),
+                              Heads(layer.qkv, rows_.batch, heads, kv, dim),
+                              Heads(layer.qkv, rows_.batch, heads + kv, kv, dim), visible_));
     return;
   }
-  const AttentionShape<T> shape = Shape(pass);
+  const AttentionShape<T> shape = Shape();
   kernels_.attention(parallel_, shape, qkv, qkv + heads * dim, qkv + (heads + kv) * dim,
                      Data(layer.attention), Floats(layer.log2_sum),
                      buffers_.Workspace(kernels_.attention_workspace(shape)));
+  ClearFilling(layer.attention);
 }
 
 template <typename T>
-void CpuMinimind<T>::Forward(const Pass& pass) {
-  const int64_t n = pass.tokens;
+void CpuMinimind<T>::Forward() {
+  const int64_t n = rows_.size;
   const int64_t c = sizes_.hidden;
   const auto eps = static_cast<float>(config_.rms_norm_eps);
   CpuBuffers& b = buffers_;
-  kernels_.embed(parallel_, n, c, pass.ids, Floats(flat_parameters_), Floats(b.layers[0].h1));
+  kernels_.embed(parallel_, n, c, rows_.ids.data(), Floats(flat_parameters_),
+                 Floats(b.layers[0].h1));
   const T* delta = nullptr;  // what the layer before adds to the residual stream
   const float* residual = Floats(b.layers[0].h1);
   for (int64_t i = 0; i < sizes_.layers; ++i) {
@@ -158,7 +153,7 @@ void CpuMinimind<T>::Forward(const Pass& pass) {
     kernels_.add_norm(parallel_, n, c, residual, delta, Norm(at.norm1), eps, Floats(layer.h1),
                       Floats(layer.rstd1), Data(layer.x1));
     at::mm_out(layer.qkv, layer.x1, ProductWeights(at.qkv, sizes_.qkv, c).t());
-    AttentionForward(pass, layer);
+    AttentionForward(layer);
     at::mm_out(b.delta, layer.attention, ProductWeights(at.o, c, sizes_.attention).t());
     kernels_.add_norm(parallel_, n, c, Floats(layer.h1), Data(b.delta), Norm(at.norm2), eps,
                       Floats(layer.h2), Floats(layer.rstd2), Data(layer.x2));
@@ -173,19 +168,25 @@ void CpuMinimind<T>::Forward(const Pass& pass) {
 }
 
 template <typename T>
-at::Tensor CpuMinimind<T>::KeptLogits(const Pass& pass) {
+at::Tensor CpuMinimind<T>::ListedLogits(at::Tensor* x) {
   CpuBuffers& b = buffers_;
   const int64_t c = sizes_.hidden;
-  const auto kept = static_cast<int64_t>(b.kept_rows.size());
-  at::Tensor x = b.x;
-  if (kept != pass.tokens) {
-    for (int64_t i = 0; i < kept; ++i) {
-      std::memcpy(Data(b.x_kept) + i * c, Data(b.x) + b.kept_rows[i] * c, c * sizeof(T));
+  const auto listed = static_cast<int64_t>(rows_.logit_rows.size());
+  *x = b.x;
+  if (!rows_.all_logits) {
+    *x = b.x_listed.narrow(0, 0, listed);
+    for (int64_t i = 0; i < listed; ++i) {
+      T* out = Data(*x) + i * c;
+      const int64_t row = rows_.logit_rows[i];
+      if (row < 0) {
+        std::memset(static_cast<void*>(out), 0, c * sizeof(T));
+      } else {
+        std::memcpy(out, Data(b.x) + row * c, c * sizeof(T));
+      }
     }
-    x = b.x_kept.narrow(0, 0, kept);
   }
-  at::Tensor logits = b.logits.narrow(0, 0, kept);
-  at::mm_out(logits, x, ProductWeights(offsets_.head, sizes_.vocab, c).t());
+  at::Tensor logits = b.logits.narrow(0, 0, listed);
+  at::mm_out(logits, *x, ProductWeights(offsets_.head, sizes_.vocab, c).t());
   return logits;
 }
 
@@ -203,87 +204,100 @@ void CpuMinimind<T>::WeightGradient(const at::Tensor& left, const at::Tensor& ri
 }
 
 template <typename T>
-void CpuMinimind<T>::NormBackward(const Pass& pass, const at::Tensor& dy, const at::Tensor& h,
-                                  const at::Tensor& rstd, int64_t offset, bool accumulate,
-                                  const at::Tensor& gradient) {
+void CpuMinimind<T>::NormBackward(const at::Tensor& dy, const at::Tensor& h, const at::Tensor& rstd,
+                                  int64_t offset, bool accumulate, const at::Tensor& gradient) {
   T* cast = std::is_same_v<T, float> ? nullptr : Data(buffers_.dh_cast);
-  kernels_.norm_backward(parallel_, pass.tokens, sizes_.hidden, Data(dy), Floats(h), Floats(rstd),
+  kernels_.norm_backward(parallel_, rows_.size, sizes_.hidden, Data(dy), Floats(h), Floats(rstd),
                          Norm(offset), accumulate, Floats(buffers_.dh), cast,
                          Floats(gradient) + offset, Floats(buffers_.partials));
 }
 
 template <typename T>
-double CpuMinimind<T>::LossAndHeadBackward(const Pass& pass, const uint8_t* mask,
-                                           const at::Tensor& gradient) {
+double CpuMinimind<T>::LossAndHeadBackward(const at::Tensor& gradient) {
   CpuBuffers& b = buffers_;
   const int64_t c = sizes_.hidden;
-  const auto kept = static_cast<int64_t>(b.kept_rows.size());
-  const bool all = kept == pass.tokens;
-  at::Tensor logits = KeptLogits(pass);
-  kernels_.cross_entropy(parallel_, kept, sizes_.vocab, b.kept_targets.data(), nullptr,
-                         1.0f / static_cast<float>(kept), Data(logits), Floats(b.row_loss));
+  const auto listed = static_cast<int64_t>(rows_.logit_rows.size());
+  at::Tensor x;
+  at::Tensor logits = ListedLogits(&x);
+  kernels_.cross_entropy(parallel_, listed, sizes_.vocab, rows_.logit_targets.data(),
+                         rows_.logit_mask.data(), 1.0f / static_cast<float>(rows_.counted),
+                         Data(logits), Floats(b.row_loss));
   double loss = 0;
-  for (int64_t i = 0; i < kept; ++i) loss += static_cast<double>(Floats(b.row_loss)[i]);
-  at::Tensor dx = all ? b.dx : b.dx_kept.narrow(0, 0, kept);
+  for (int64_t i = 0; i < listed; ++i) loss += static_cast<double>(Floats(b.row_loss)[i]);
+  at::Tensor dx = rows_.all_logits ? b.dx : b.dx_listed.narrow(0, 0, listed);
   at::mm_out(dx, logits, ProductWeights(offsets_.head, sizes_.vocab, c));
-  WeightGradient(logits, all ? b.x : b.x_kept.narrow(0, 0, kept), gradient, offsets_.head);
-  if (!all) {
-    std::memset(static_cast<void*>(Data(b.dx)), 0, pass.tokens * c * sizeof(T));
-    for (int64_t i = 0; i < kept; ++i) {
-      std::memcpy(Data(b.dx) + b.kept_rows[i] * c, Data(dx) + i * c, c * sizeof(T));
+  WeightGradient(logits, x, gradient, offsets_.head);
+  if (!rows_.all_logits) {
+    std::memset(static_cast<void*>(Data(b.dx)), 0, rows_.size * c * sizeof(T));
+    for (int64_t i = 0; i < rows_.counted; ++i) {
+      std::memcpy(Data(b.dx) + rows_.logit_rows[i] * c, Data(dx) + i * c, c * sizeof(T));
     }
   }
-  NormBackward(pass, b.dx, b.h, b.rstd, offsets_.norm, /*accumulate=*/false, gradient);
-  return loss / static_cast<double>(kept);
+  NormBackward(b.dx, b.h, b.rstd, offsets_.norm, /*accumulate=*/false, gradient);
+  return loss / static_cast<double>(rows_.counted);
 }
 
 template <typename T>
-void CpuMinimind<T>::AttentionBackward(const Pass& pass, LayerBuffers& layer) {
+void CpuMinimind<T>::AttentionBackward(LayerBuffers& layer) {
   const int64_t heads = sizes_.heads;
   const int64_t kv = sizes_.kv_heads;
   const int64_t dim = sizes_.head_dim;
   at::Tensor& dqkv = buffers_.dqkv;
   if (Plain()) {
     const auto [dq, dk, dv] = PlainAttentionBackward(
-        Heads(layer.qkv, pass, 0, heads, dim), Heads(layer.qkv, pass, heads, kv, dim),
-        Heads(layer.qkv, pass, heads + kv, kv, dim), pass.visible,
-        Heads(buffers_.dattention, pass, 0, heads, dim));
-    Heads(dqkv, pass, 0, heads, dim).copy_(dq);
-    Heads(dqkv, pass, heads, kv, dim).copy_(dk);
-    Heads(dqkv, pass, heads + kv, kv, dim).copy_(dv);
+        Heads(layer.qkv, rows_.batch, 0, heads, dim), Heads(layer.qkv, rows_.batch, heads, kv, dim),
+        Heads(layer.qkv, rows_.batch, heads + kv, kv, dim), visible_,
+        Heads(buffers_.dattention, rows_.batch, 0, heads, dim));
+    Heads(dqkv, rows_.batch, 0, heads, dim).copy_(dq);
+    Heads(dqkv, rows_.batch, heads, kv, dim).copy_(dk);
+    Heads(dqkv, rows_.batch, heads + kv, kv, dim).copy_(dv);
   } else {
-    const AttentionShape<T> shape = Shape(pass);
+    const AttentionShape<T> shape = Shape();
     const T* qkv = Data(layer.qkv);
     kernels_.attention_backward(parallel_, shape, qkv, qkv + heads * dim, qkv + (heads + kv) * dim,
                                 Data(layer.attention), Floats(layer.log2_sum),
                                 Data(buffers_.dattention), Data(dqkv), Data(dqkv) + heads * dim,
                                 Data(dqkv) + (heads + kv) * dim,
                                 buffers_.Workspace(kernels_.attention_backward_workspace(shape)));
+    ClearFilling(dqkv);
   }
-  kernels_.rope(parallel_, pass.tokens, pass.length, heads + kv, dim, sizes_.qkv, rope_.cos.data(),
-                rope_.sin.data(), -1.0f, Data(dqkv));
+  kernels_.rope(parallel_, rows_.size, rows_.positions.data(), heads + kv, dim, sizes_.qkv,
+                rope_.cos.data(), rope_.sin.data(), -1.0f, Data(dqkv));
 }
 
 template <typename T>
-void CpuMinimind<T>::LayerBackward(const Pass& pass, int64_t index, const at::Tensor& gradient) {
+void CpuMinimind<T>::LayerBackward(int64_t index, const at::Tensor& gradient) {
   CpuBuffers& b = buffers_;
   LayerBuffers& layer = b.layers[index];
   const LayerOffsets& at = offsets_.layers[index];
   const int64_t c = sizes_.hidden;
   at::mm_out(b.dinner, b.dh_cast, ProductWeights(at.down, c, sizes_.inner));
-  kernels_.swiglu_backward(parallel_, pass.tokens, sizes_.inner, Data(b.dinner),
-                           Data(layer.gate_up), Data(b.inner));
+  kernels_.swiglu_backward(parallel_, rows_.size, sizes_.inner, Data(b.dinner), Data(layer.gate_up),
+                           Data(b.inner));
   WeightGradient(b.dh_cast, b.inner, gradient, at.down);
   at::mm_out(b.dx, layer.gate_up, ProductWeights(at.gate_up, 2 * sizes_.inner, c));
   WeightGradient(layer.gate_up, layer.x2, gradient, at.gate_up);
-  NormBackward(pass, b.dx, layer.h2, layer.rstd2, at.norm2, /*accumulate=*/true, gradient);
+  NormBackward(b.dx, layer.h2, layer.rstd2, at.norm2, /*accumulate=*/true, gradient);
 
   at::mm_out(b.dattention, b.dh_cast, ProductWeights(at.o, c, sizes_.attention));
   WeightGradient(b.dh_cast, layer.attention, gradient, at.o);
-  AttentionBackward(pass, layer);
+  AttentionBackward(layer);
   at::mm_out(b.dx, b.dqkv, ProductWeights(at.qkv, sizes_.qkv, c));
   WeightGradient(b.dqkv, layer.x1, gradient, at.qkv);
-  NormBackward(pass, b.dx, layer.h1, layer.rstd1, at.norm1, /*accumulate=*/true, gradient);
+  NormBackward(b.dx, layer.h1, layer.rstd1, at.norm1, /*accumulate=*/true, gradient);
+}
+
+TokenSource Source(const Microbatch& microbatch) {
+  TokenSource source;
+  source.batch = microbatch.input_ids.size(0);
+  source.length = microbatch.input_ids.size(1);
+  source.ids = microbatch.input_ids.const_data_ptr<int64_t>();
+  source.targets = microbatch.targets.const_data_ptr<int64_t>();
+  source.mask = static_cast<const uint8_t*>(microbatch.mask.const_data_ptr());
+  if (microbatch.document_ids.defined()) {
+    source.documents = microbatch.document_ids.const_data_ptr<int32_t>();
+  }
+  return source;
 }
 
 template <typename T>
@@ -292,30 +306,20 @@ absl::StatusOr<at::Tensor> CpuMinimind<T>::ForwardBackward(const Microbatch& mic
   const absl::Status checked = CheckMicrobatch(config_, microbatch, gradient, parameter_count_);
   if (!checked.ok()) return checked;
   const at::NoGradGuard no_grad;
-  CpuBuffers& b = buffers_;
-  const Pass pass = Begin(microbatch.input_ids, microbatch.document_ids, {});
-  const auto* mask = static_cast<const uint8_t*>(microbatch.mask.const_data_ptr());
-  const auto* targets = microbatch.targets.const_data_ptr<int64_t>();
-  // Rows without a target have no loss: their logits are never computed.
-  b.kept_rows.clear();
-  b.kept_targets.clear();
-  for (int64_t i = 0; i < pass.tokens; ++i) {
-    if (mask[i] == 0) continue;
-    b.kept_rows.push_back(i);
-    b.kept_targets.push_back(targets[i]);
-  }
-  if (b.kept_rows.empty()) {
+  rows_.SetTraining(Source(microbatch), /*exact=*/Plain());
+  if (rows_.counted == 0) {
     gradient.zero_();
     return at::zeros({}, at::kFloat);
   }
-  Forward(pass);
-  const double loss = LossAndHeadBackward(pass, mask, gradient);
-  for (int64_t i = sizes_.layers - 1; i >= 0; --i) LayerBackward(pass, i, gradient);
+  Begin(microbatch.input_ids, microbatch.document_ids, {});
+  Forward();
+  const double loss = LossAndHeadBackward(gradient);
+  for (int64_t i = sizes_.layers - 1; i >= 0; --i) LayerBackward(i, gradient);
   if (!config_.tie_word_embeddings) {
     gradient.narrow(0, 0, sizes_.vocab * sizes_.hidden).zero_();
   }
-  kernels_.embed_backward(parallel_, pass.tokens, sizes_.hidden, pass.ids, Floats(b.dh),
-                          Floats(gradient));
+  kernels_.embed_backward(parallel_, rows_.size, sizes_.hidden, rows_.ids.data(),
+                          Floats(buffers_.dh), Floats(gradient));
   return at::scalar_tensor(loss, at::kFloat);
 }
 
@@ -327,16 +331,18 @@ absl::StatusOr<at::Tensor> CpuMinimind<T>::Logits(const at::Tensor& input_ids,
       CheckLogitsArguments(config_, input_ids, padding_mask, logits_to_keep);
   if (!checked.ok()) return checked;
   const at::NoGradGuard no_grad;
-  const Pass pass = Begin(input_ids, {}, padding_mask);
-  const int64_t keep = logits_to_keep == 0 ? pass.length : logits_to_keep;
-  buffers_.kept_rows.clear();
-  for (int64_t i = 0; i < pass.tokens; ++i) {
-    if (i % pass.length >= pass.length - keep) buffers_.kept_rows.push_back(i);
-  }
-  Forward(pass);
-  return KeptLogits(pass)
+  TokenSource source;
+  source.batch = input_ids.size(0);
+  source.length = input_ids.size(1);
+  source.ids = input_ids.const_data_ptr<int64_t>();
+  const int64_t keep = logits_to_keep == 0 ? source.length : logits_to_keep;
+  rows_.SetEvaluation(source, keep);
+  Begin(input_ids, {}, padding_mask);
+  Forward();
+  at::Tensor x;
+  return ListedLogits(&x)
       .to(at::kFloat, /*non_blocking=*/false, /*copy=*/true)
-      .view({pass.batch, keep, sizes_.vocab});
+      .view({source.batch, keep, sizes_.vocab});
 }
 
 }  // namespace
