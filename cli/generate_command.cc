@@ -285,9 +285,9 @@ void AddGenerateCommand(Registry& registry) {
                    "Also print each token's log-probability, and the N likeliest tokens'")
       ->type_name("N");
   command->add_flag("--no-stream", flags->no_stream, "Print the text when it is complete");
-  command->add_flag("--chat,!--no-chat", flags->chat,
-                    "Send the prompt as a chat message, or as plain text (default: as the model "
-                    "was deployed)");
+  command->add_flag_function(
+      "--chat,!--no-chat", [flags](int64_t count) { flags->chat = count > 0; },
+      "Send the prompt as a chat message, or as plain text (default: as the model was deployed)");
   command->add_option("--system", flags->system, "System message before a chat prompt")
       ->type_name("TEXT");
 }

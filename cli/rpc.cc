@@ -47,6 +47,14 @@ bool PauseAndRetry(Session& session, const CallOptions& call, const absl::Status
   return session.Pause(std::min(kFirstPause * (1 << attempt), kLongestPause));
 }
 
+absl::Status GivenUpStatus(Session& session, const std::string& what, const absl::Status& status) {
+  if (status.code() != absl::StatusCode::kUnavailable) return status;
+  if (session.interrupted()) return absl::CancelledError("interrupted");
+  if (absl::Now() < session.deadline()) return status;
+  return CallStatus(session, what,
+                    grpc::Status(grpc::StatusCode::DEADLINE_EXCEEDED, "waiting for the server"));
+}
+
 absl::Time CallDeadline(const Session& session, absl::Duration timeout) {
   return std::min(session.deadline(), absl::Now() + timeout);
 }

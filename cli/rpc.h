@@ -32,6 +32,9 @@ absl::Status CallStatus(Session& session, const std::string& what, const grpc::S
 bool PauseAndRetry(Session& session, const CallOptions& call, const absl::Status& status,
                    int attempt);
 
+// Why a call is not tried again: Ctrl-C or --timeout during the pause, else its own `status`.
+absl::Status GivenUpStatus(Session& session, const std::string& what, const absl::Status& status);
+
 // The earlier of --timeout and `timeout` from now.
 absl::Time CallDeadline(const Session& session, absl::Duration timeout);
 
@@ -47,7 +50,9 @@ absl::StatusOr<Response> Call(Session& session, const CallOptions& call, Stub& s
     const absl::Status status =
         CallStatus(session, call.what, (stub.*method)(&scoped.context(), request, &response));
     if (status.ok()) return response;
-    if (!PauseAndRetry(session, call, status, attempt)) return status;
+    if (!PauseAndRetry(session, call, status, attempt)) {
+      return GivenUpStatus(session, call.what, status);
+    }
   }
 }
 

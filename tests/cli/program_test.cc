@@ -1,0 +1,187 @@
+// The real binary: usage, exit statuses, what goes to which stream, formats.
+#include "absl/strings/str_split.h"
+#include "common/error_details.h"
+#include "nlohmann/json.hpp"
+#include "tests/cli/program_fixture.h"
+
+namespace mindforge::cli {
+namespace {
+
+using nlohmann::json;
+using ::testing::AllOf;
+using ::testing::HasSubstr;
+using ::testing::IsEmpty;
+using ::testing::Not;
+using ::testing::StartsWith;
+
+TEST_F(ProgramTest, UsageErrorsAreStatus2AndNameTheRemedy) {
+  for (const std::vector<std::string>& arguments : std::vector<std::vector<std::string>>{
+           {},
+           {"job"},
+           {"job", "lst"},
+           {"chat"},
+           {"checkpoint", "export", "a", "1"},
+           {"model", "eval"},
+           {"job", "get"},
+           {"job", "list", "--bogus"},
+           {"job", "list", "-o", "xml"},
+           {"job", "list", "--timeout", "5"},
+           {"job", "list", "--state", "runing"},
+           {"--server", "nonsense", "job", "list"},
+           {"job", "submit", "-f", "missing.yaml"},
+           {"job", "submit", "-f", "job.yaml", "--set", "nonsense"},
+           {"job", "submit", "-f", "job.yaml", "--follow", "--wait"},
+           {"checkpoint", "verify", "a", "x"},
+           {"model", "deploy", "m"},
+           {"model", "deploy", "m", "--job", "a", "--path", "b"},
+           {"model", "deploy", "m", "--path", "b", "--step", "1"},
+           {"model", "deploy", "m", "--job", "a", "--prompt-style", "poem"},
+           {"job", "metrics", "a", "--csv", "-o", "json"},
+           {"job", "list", "--token-file", "/nonexistent"},
+           {"job", "list", "--tls-ca", "/nonexistent"},
+           {"completion", "tcsh"},
+           {"tokenizer", "decode", "--tokenizer", "/nonexistent", "x"}}) {
+    const Result result = Mindforge(arguments);
+    EXPECT_EQ(result.exit, 2) << testing::PrintToString(arguments) << result.err;
+    EXPECT_THAT(result.out, IsEmpty());
+    EXPECT_THAT(result.err, StartsWith("mindforge: error: "));
+  }
+  EXPECT_THAT(Mindforge({"job", "lst"}).err, HasSubstr("did you mean 'list'"));
+  EXPECT_THAT(Mindforge({"job", "list", "--state", "runing"}).err, HasSubstr("'running'"));
+}
+
+TEST_F(ProgramTest, HelpAndVersionAreDataAndStatus0) {
+  const Result help = Mindforge({"--help"});
+  EXPECT_EQ(help.exit, 0);
+  EXPECT_THAT(help.out, AllOf(HasSubstr("generate"), HasSubstr("124"), Not(HasSubstr("chat"))));
+  EXPECT_THAT(help.err, IsEmpty());
+  EXPECT_THAT(Mindforge({"version"}).out, StartsWith("mindforge 0."));
+  EXPECT_THAT(Mindforge({"--version"}).out, StartsWith("mindforge 0."));
+  EXPECT_TRUE(json::parse(Mindforge({"version", "-o", "json"}).out).contains("version"));
+}
+
+TEST_F(ProgramTest, EachServerErrorHasItsExitStatus) {
+  using absl::StatusCode;
+  for (const auto& [code, exit] :
+       std::vector<std::pair<StatusCode, int>>{{StatusCode::kNotFound, 3},
+                                               {StatusCode::kUnauthenticated, 4},
+                                               {StatusCode::kPermissionDenied, 4},
+                                               {StatusCode::kUnavailable, 5},
+                                               {StatusCode::kInvalidArgument, 2},
+                                               {StatusCode::kFailedPrecondition, 1},
+                                               {StatusCode::kUnimplemented, 1},
+                                               {StatusCode::kInternal, 1}}) {
+    SetError(Error(code, "SOME_REASON", "said so"));
+    const Result result = Mindforge({"job", "get", "tang"});
+    EXPECT_EQ(result.exit, exit) << absl::StatusCodeToString(code);
+    EXPECT_THAT(result.err, HasSubstr("cannot get job 'tang': said so"));
+    EXPECT_THAT(result.out, IsEmpty());
+  }
+  fake_.Stop();
+  const Result gone = Mindforge({"job", "list"});
+  EXPECT_EQ(gone.exit, 5);
+  EXPECT_THAT(gone.err, AllOf(HasSubstr("mindforge-coordinator"), HasSubstr("doctor")));
+}
+
+TEST_F(ProgramTest, TimeoutIsStatus124) {
+  {
+    MutexLock lock(fake_.state.mutex);
+    fake_.state.hold_generation = true;
+  }
+  const Result result = Mindforge({"generate", "-p", "x", "--no-chat", "--timeout", "100ms"});
+  EXPECT_EQ(result.exit, 124);
+  EXPECT_THAT(result.err, HasSubstr("--timeout 100ms ran out"));
+}
+
+TEST_F(ProgramTest, ListTurnsPagesAndFitsATerminal) {
+  for (int i = 0; i < 5; ++i) fake_.AddJob(RunningJob("job-" + std::to_string(i)));
+  EXPECT_EQ(Mindforge({"job", "list", "-o", "name"}).out, "job-0\njob-1\njob-2\njob-3\njob-4\n");
+  EXPECT_EQ(json::parse(Mindforge({"job", "list", "-o", "json"}).out)["jobs"].size(), 5u);
+  EXPECT_THAT(Mindforge({"job", "list", "-o", "yaml"}).out, HasSubstr("name: job-4"));
+  EXPECT_THAT(Mindforge({"job", "list", "-o", "wide"}).out, HasSubstr("GENERATION"));
+  EXPECT_EQ(Mindforge({"job", "list", "--state", "running"}).exit, 0);
+  ProgramOptions options = Options({"job", "list"});
+  options.terminal = true;
+  options.terminal_width = 50;
+  options.environment.push_back("NO_COLOR=1");
+  const std::vector<std::string> lines = absl::StrSplit(RunProgram(options).out, "\r\n");
+  for (const std::string& line : lines) EXPECT_LE(line.size(), 50u);
+  MutexLock lock(fake_.state.mutex);
+  EXPECT_EQ(fake_.state.listed.back().states_size(), 0);
+}
+
+TEST_F(ProgramTest, GetAndWhySayWhatIsKnown) {
+  fake_.AddJob(RunningJob("tang"));
+  {
+    MutexLock lock(fake_.state.mutex);
+    v1::JobEvent event;
+    event.set_state(v1::JOB_STATE_QUEUED);
+    event.set_reason("no device is free: 2 of 2 are busy");
+    fake_.state.events.push_back(event);
+  }
+  EXPECT_THAT(Mindforge({"job", "get", "tang"}).out,
+              AllOf(HasSubstr("rank 1 on w1 cpu:0"), HasSubstr("Job file:")));
+  EXPECT_EQ(json::parse(Mindforge({"job", "get", "tang", "-o", "json"}).out)["id"], "jtang");
+  EXPECT_THAT(Mindforge({"job", "why", "tang"}).out,
+              AllOf(HasSubstr("tang is RUNNING: 2 devices"), HasSubstr("2 of 2 are busy")));
+  EXPECT_EQ(json::parse(Mindforge({"job", "why", "tang", "-o", "json"}).out)["events"].size(), 1u);
+  EXPECT_EQ(Mindforge({"job", "cancel", "tang", "-o", "name"}).out, "tang\n");
+  EXPECT_EQ(Mindforge({"job", "delete", "tang"}).exit, 0);
+  EXPECT_EQ(Mindforge({"job", "delete", "none"}).exit, 3);
+}
+
+TEST_F(ProgramTest, LogsAndMetricsStream) {
+  fake_.AddJob(RunningJob("tang"));
+  fake_.AddRecord("tang", StepRecord(1, 2));
+  fake_.AddRecord("tang", StepRecord(2, 2));
+  {
+    MutexLock lock(fake_.state.mutex);
+    for (int rank : {-1, 0, 1}) {
+      v1::LogLine line;
+      line.set_rank(rank);
+      line.set_level(rank == 1 ? v1::LOG_LEVEL_ERROR : v1::LOG_LEVEL_INFO);
+      line.set_text("said by " + std::to_string(rank));
+      fake_.state.logs.push_back(line);
+    }
+  }
+  const Result logs = Mindforge({"job", "logs", "tang"});
+  EXPECT_EQ(logs.exit, 0);
+  EXPECT_THAT(logs.out, AllOf(HasSubstr("agent INFO said by -1"), HasSubstr("ERROR said by 1")));
+  EXPECT_THAT(Mindforge({"job", "logs", "tang", "--rank", "1"}).out, Not(HasSubstr("agent")));
+  EXPECT_THAT(Mindforge({"job", "logs", "tang", "--rank", "-1"}).out, HasSubstr("agent"));
+  const std::vector<std::string> csv =
+      absl::StrSplit(Mindforge({"job", "metrics", "tang", "--csv"}).out, '\n', absl::SkipEmpty());
+  ASSERT_EQ(csv.size(), 3u);
+  EXPECT_THAT(csv[0], StartsWith("step,total_steps,"));
+  EXPECT_THAT(csv[2], StartsWith("2,2,1,0,2,7.63,0.0005,"));
+  const std::vector<std::string> lines = absl::StrSplit(
+      Mindforge({"job", "metrics", "tang", "-o", "json"}).out, '\n', absl::SkipEmpty());
+  ASSERT_EQ(lines.size(), 2u);
+  EXPECT_EQ(json::parse(lines[1])["step"], 2);
+}
+
+TEST_F(ProgramTest, VerifyWaitsForTheWorkersWord) {
+  {
+    MutexLock lock(fake_.state.mutex);
+    v1::Checkpoint one;
+    one.set_step(100);
+    one.set_state(v1::CHECKPOINT_STATE_COMMITTED);
+    fake_.state.checkpoints.push_back(one);
+    fake_.state.polls_until_verified = 1;
+  }
+  const Result valid = Mindforge({"checkpoint", "verify", "tang", "100"});
+  EXPECT_EQ(valid.exit, 0) << valid.err;
+  EXPECT_THAT(valid.out, HasSubstr("valid"));
+  {
+    MutexLock lock(fake_.state.mutex);
+    fake_.state.verified_as = v1::VERIFICATION_STATE_CORRUPT;
+  }
+  const Result corrupt = Mindforge({"checkpoint", "verify", "tang", "100"});
+  EXPECT_EQ(corrupt.exit, 1);
+  EXPECT_THAT(corrupt.err, HasSubstr("does not read back"));
+  EXPECT_EQ(Mindforge({"checkpoint", "verify", "tang", "7"}).exit, 3);
+  EXPECT_EQ(Mindforge({"checkpoint", "list", "tang", "-o", "name"}).out, "100\n");
+}
+
+}  // namespace
+}  // namespace mindforge::cli
