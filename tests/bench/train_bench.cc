@@ -1,7 +1,7 @@
-// Tokens per second of one training step on the CPU: forward, backward, clip and AdamW of a 26 M
+// Tokens per second of one training step: forward, backward, clip and AdamW of a 26 M
 // model, one microbatch a step, as tests/bench/train_peer.py does it.
 //
-//   mindforge_bench_train float32|bfloat16 [steps] [batch] [length]
+//   mindforge_bench_train float32|bfloat16 [steps] [batch] [length] [cpu|cuda]
 #include <ATen/Functions.h>
 #include <ATen/Parallel.h>
 
@@ -21,9 +21,9 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
-int Bench(ComputeDtype compute, int64_t steps, int64_t batch, int64_t length) {
+int Bench(ComputeDtype compute, int64_t steps, int64_t batch, int64_t length, c10::Device device) {
   const ModelConfig config;  // the defaults are the 26 M model
-  auto created = Minimind::Create(config, c10::Device(c10::kCPU), {compute, AttentionPath::kFused});
+  auto created = Minimind::Create(config, device, {compute, AttentionPath::kFused});
   if (!created.ok()) {
     std::fprintf(stderr, "%s\n", std::string(created.status().message()).c_str());
     return 1;
@@ -31,7 +31,7 @@ int Bench(ComputeDtype compute, int64_t steps, int64_t batch, int64_t length) {
   const std::unique_ptr<Minimind> model = std::move(created).value();
   model->InitializeWeights(1);
   AdamW optimizer(model->parameter_count(), model->device(), {});
-  const at::Tensor gradient = at::empty({model->parameter_count()});
+  const at::Tensor gradient = at::empty({model->parameter_count()}, device);
   const at::Tensor tokens = at::randint(config.vocab_size, {batch, length + 1}, at::kLong);
   Microbatch microbatch;
   microbatch.input_ids = tokens.narrow(1, 0, length).contiguous();
@@ -61,8 +61,9 @@ int Bench(ComputeDtype compute, int64_t steps, int64_t batch, int64_t length) {
 int main(int argc, char** argv) {
   const std::string dtype = argc > 1 ? argv[1] : "float32";
   if (dtype != "float32" && dtype != "bfloat16") {
-    std::fprintf(stderr,
-                 "usage: mindforge_bench_train float32|bfloat16 [steps] [batch] [length]\n");
+    std::fprintf(
+        stderr,
+        "usage: mindforge_bench_train float32|bfloat16 [steps] [batch] [length] [cpu|cuda]\n");
     return 2;
   }
   const auto number = [&](int i, int64_t fallback) {
@@ -70,5 +71,5 @@ int main(int argc, char** argv) {
   };
   return mindforge::Bench(
       dtype == "float32" ? mindforge::ComputeDtype::kFloat32 : mindforge::ComputeDtype::kBfloat16,
-      number(2, 3), number(3, 4), number(4, 512));
+      number(2, 3), number(3, 4), number(4, 512), c10::Device(argc > 5 ? argv[5] : "cpu"));
 }

@@ -2,6 +2,7 @@
 #include "worker/model/minimind.h"
 
 #include <ATen/ATen.h>
+#include <ATen/Parallel.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
@@ -208,6 +209,25 @@ TEST(Minimind, RepeatsItsBitsWhateverRanBetween) {
       ASSERT_TRUE(first.gradient.equal(again.gradient));
     }
   }
+}
+
+TEST(Minimind, HasTheSameBitsOnAnyNumberOfThreads) {
+  const ModelConfig config = TinyConfig();
+  const Microbatch m = RandomMicrobatch(config, 5, 90, 8);
+  const int before = at::get_num_threads();
+  for (const ComputeDtype compute : {ComputeDtype::kFloat32, ComputeDtype::kBfloat16}) {
+    const auto model = Make(config, {compute, AttentionPath::kFused});
+    model->InitializeWeights(2);
+    at::set_num_threads(1);
+    const LossAndGradient alone = Compute(*model, m);
+    for (const int threads : {2, 3}) {
+      at::set_num_threads(threads);
+      const LossAndGradient together = Compute(*model, m);
+      EXPECT_EQ(alone.loss, together.loss) << threads << " threads";
+      EXPECT_TRUE(alone.gradient.equal(together.gradient)) << threads << " threads";
+    }
+  }
+  at::set_num_threads(before);
 }
 
 TEST(Minimind, PaddedKeysChangeNothingForTheOthers) {
