@@ -1,0 +1,109 @@
+#include "worker/data/token_file.h"
+
+#include <fcntl.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstddef>
+#include <cstdio>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "common/durable_file.h"
+#include "common/random_id.h"
+#include "common/status_macros.h"
+
+namespace mindforge {
+namespace {
+
+absl::Status WriteAll(int fd, const void* data, size_t bytes, const std::string& path) {
+  const char* from = static_cast<const char*>(data);
+  while (bytes > 0) {
+    const ssize_t wrote = ::write(fd, from, bytes);
+    if (wrote < 0 && errno == EINTR) continue;
+    if (wrote < 0) return ErrnoStatus(errno, "cannot write", path);
+    from += wrote;
+    bytes -= static_cast<size_t>(wrote);
+  }
+  return absl::OkStatus();
+}
+
+std::string FolderOf(const std::string& path) { return path.substr(0, path.find_last_of('/')); }
+
+}  // namespace
+
+uint64_t DigestOf(const TokenFileHeader& header) {
+  return XXH3_64bits(&header, offsetof(TokenFileHeader, header_digest));
+}
+
+uint64_t IdsBytes(const TokenFileHeader& header) {
+  return (header.tokens * header.id_bytes + 7) / 8 * 8;
+}
+
+TokenFileWriter::TokenFileWriter(std::string path, std::string temporary, UniqueFd fd,
+                                 uint32_t id_bytes)
+    : path_(std::move(path)),
+      temporary_(std::move(temporary)),
+      fd_(std::move(fd)),
+      hash_(XXH3_createState()),
+      offsets_({0}) {
+  header_.id_bytes = id_bytes;
+  XXH3_64bits_reset(hash_);
+}
+
+TokenFileWriter::~TokenFileWriter() {
+  XXH3_freeState(hash_);
+  if (!finished_) ::unlink(temporary_.c_str());
+}
+
+absl::StatusOr<std::unique_ptr<TokenFileWriter>> TokenFileWriter::Create(const std::string& path,
+                                                                         uint32_t id_bytes) {
+  std::string temporary = absl::StrCat(path, ".tmp-", RandomId());
+  UniqueFd fd(::open(temporary.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0644));
+  if (!fd.valid()) return ErrnoStatus(errno, "cannot create", temporary);
+  std::unique_ptr<TokenFileWriter> writer(
+      new TokenFileWriter(path, std::move(temporary), std::move(fd), id_bytes));
+  RETURN_IF_ERROR(
+      WriteAll(writer->fd_.get(), &writer->header_, sizeof(TokenFileHeader), writer->temporary_));
+  return writer;
+}
+
+absl::Status TokenFileWriter::WritePayload(const void* data, size_t bytes) {
+  XXH3_64bits_update(hash_, data, bytes);
+  return WriteAll(fd_.get(), data, bytes, temporary_);
+}
+
+absl::Status TokenFileWriter::Append(absl::Span<const int32_t> ids,
+                                     absl::Span<const int64_t> lengths) {
+  for (const int64_t length : lengths) {
+    offsets_.push_back(offsets_.back() + static_cast<uint64_t>(length));
+  }
+  header_.tokens += ids.size();
+  if (header_.id_bytes == sizeof(int32_t)) {
+    return WritePayload(ids.data(), ids.size() * sizeof(int32_t));
+  }
+  narrow_.assign(ids.begin(), ids.end());
+  return WritePayload(narrow_.data(), narrow_.size() * sizeof(uint16_t));
+}
+
+absl::Status TokenFileWriter::Finish(uint64_t dataset_digest, uint64_t tokenizer_digest) {
+  const uint64_t padding = IdsBytes(header_) - header_.tokens * header_.id_bytes;
+  const uint64_t zero = 0;
+  RETURN_IF_ERROR(WritePayload(&zero, padding));
+  RETURN_IF_ERROR(WritePayload(offsets_.data(), offsets_.size() * sizeof(uint64_t)));
+  header_.documents = offsets_.size() - 1;
+  header_.dataset_digest = dataset_digest;
+  header_.tokenizer_digest = tokenizer_digest;
+  header_.payload_digest = XXH3_64bits_digest(hash_);
+  header_.header_digest = DigestOf(header_);
+  if (::lseek(fd_.get(), 0, SEEK_SET) != 0) return ErrnoStatus(errno, "cannot seek", temporary_);
+  RETURN_IF_ERROR(WriteAll(fd_.get(), &header_, sizeof(header_), temporary_));
+  if (::fsync(fd_.get()) != 0) return ErrnoStatus(errno, "cannot sync", temporary_);
+  if (::rename(temporary_.c_str(), path_.c_str()) != 0) {
+    return ErrnoStatus(errno, "cannot rename to", path_);
+  }
+  finished_ = true;
+  return SyncDir(FolderOf(path_));
+}
+
+}  // namespace mindforge
