@@ -1,56 +1,97 @@
-// Keeps what training reports. Thread-safe.
+// A GenerationSink that keeps what it is told and lets a test wait for it.
 #pragma once
 
+#include <cstdint>
+#include <functional>
+#include <optional>
 #include <string>
 #include <vector>
 
+#include "absl/time/time.h"
+#include "common/check.h"
 #include "common/mutex.h"
-#include "worker/train/progress_sink.h"
+#include "worker/infer/engine.h"
 
 namespace mindforge {
 
-class RecordingSink : public ProgressSink {
+// Thread-safe.
+class RecordingSink : public GenerationSink {
  public:
-  void OnState(const TrainState& state) override {
+  // Called for each token outside the lock; false stops the request.
+  std::function<bool(const TokenInfo&)> on_token;
+
+  void OnStarted(const StartedInfo& info) override {
     MutexLock lock(mutex_);
-    states_.push_back(state);
+    started_ = info;
+    changed_.SignalAll();
   }
-  void OnStep(const StepRecord& record) override {
+  void OnPromptLogprobs(const std::vector<PromptTokenInfo>& tokens) override {
     MutexLock lock(mutex_);
-    steps_.push_back(record);
+    prompt_scores_ = tokens;
   }
-  void OnLog(LogSeverity, std::string_view text) override {
-    MutexLock lock(mutex_);
-    logs_.emplace_back(text);
+  bool OnToken(const TokenInfo& token) override {
+    {
+      MutexLock lock(mutex_);
+      MF_CHECK(started_.has_value() && !finished_.has_value());
+      tokens_.push_back(token);
+      changed_.SignalAll();
+    }
+    return on_token == nullptr || on_token(token);
   }
-  void OnCheckpoint(const CheckpointReport& report) override {
+  void OnFinished(const FinishedInfo& info) override {
     MutexLock lock(mutex_);
-    checkpoints_.push_back(report);
-  }
-  void OnCorruptCheckpoint(const CheckpointFolder& folder, std::string_view) override {
-    MutexLock lock(mutex_);
-    corrupt_.push_back(folder);
+    MF_CHECK(!finished_.has_value()) << "finished twice";
+    finished_ = info;
+    changed_.SignalAll();
   }
 
-  std::vector<TrainState> states() { return Copy(states_); }
-  std::vector<StepRecord> steps() { return Copy(steps_); }
-  std::vector<std::string> logs() { return Copy(logs_); }
-  std::vector<CheckpointReport> checkpoints() { return Copy(checkpoints_); }
-  std::vector<CheckpointFolder> corrupt() { return Copy(corrupt_); }
+  FinishedInfo AwaitFinished() {
+    MutexLock lock(mutex_);
+    MF_CHECK(changed_.WaitFor(mutex_, absl::Seconds(60), [this] {
+      mutex_.AssertHeld();
+      return finished_.has_value();
+    })) << "the request did not finish";
+    return *finished_;
+  }
+  void AwaitTokens(size_t count) {
+    MutexLock lock(mutex_);
+    MF_CHECK(changed_.WaitFor(mutex_, absl::Seconds(60),
+                              [&] {
+                                mutex_.AssertHeld();
+                                return tokens_.size() >= count;
+                              }))
+        << "only " << tokens_.size() << " tokens came";
+  }
+  bool finished() const {
+    MutexLock lock(mutex_);
+    return finished_.has_value();
+  }
+  std::optional<StartedInfo> started() const {
+    MutexLock lock(mutex_);
+    return started_;
+  }
+  std::vector<TokenInfo> tokens() const {
+    MutexLock lock(mutex_);
+    return tokens_;
+  }
+  std::vector<int32_t> token_ids() const {
+    MutexLock lock(mutex_);
+    std::vector<int32_t> ids;
+    for (const TokenInfo& token : tokens_) ids.push_back(token.token);
+    return ids;
+  }
+  std::vector<PromptTokenInfo> prompt_scores() const {
+    MutexLock lock(mutex_);
+    return prompt_scores_;
+  }
 
  private:
-  template <typename T>
-  std::vector<T> Copy(const std::vector<T>& from) {
-    MutexLock lock(mutex_);
-    return from;
-  }
-
-  Mutex mutex_;
-  std::vector<TrainState> states_;
-  std::vector<StepRecord> steps_;
-  std::vector<std::string> logs_;
-  std::vector<CheckpointReport> checkpoints_;
-  std::vector<CheckpointFolder> corrupt_;
+  mutable Mutex mutex_;
+  CondVar changed_;
+  std::optional<StartedInfo> started_ ABSL_GUARDED_BY(mutex_);
+  std::vector<PromptTokenInfo> prompt_scores_ ABSL_GUARDED_BY(mutex_);
+  std::vector<TokenInfo> tokens_ ABSL_GUARDED_BY(mutex_);
+  std::optional<FinishedInfo> finished_ ABSL_GUARDED_BY(mutex_);
 };
 
 }  // namespace mindforge

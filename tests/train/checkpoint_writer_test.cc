@@ -8,7 +8,7 @@
 #include <memory>
 #include <vector>
 
-#include "tests/fakes/recording_sink.h"
+#include "tests/fakes/recording_progress_sink.h"
 #include "tests/train/training_job.h"
 #include "worker/train/parameters_io.h"
 
@@ -55,7 +55,7 @@ class CheckpointWriterTest : public ::testing::Test {
 
   const TestFolder folder_;
   const RealClock clock_;
-  RecordingSink sink_;
+  RecordingProgressSink sink_;
   std::unique_ptr<Minimind> model_;
   AdamW optimizer_;
 };
