@@ -1,0 +1,199 @@
+// An inference service on a fake model, on port 0, with a client to it.
+#pragma once
+
+#include <cstdlib>
+#include <functional>
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/time/clock.h"
+#include "common/grpc_client.h"
+#include "common/grpc_server.h"
+#include "common/grpc_status.h"
+#include "tests/serve/echo_model_runner.h"
+#include "worker/serve/inference_metrics.h"
+#include "worker/serve/inference_service.h"
+
+namespace mindforge {
+
+constexpr int64_t kVocab = 6400;
+
+// MiniMind's, loaded once.
+inline std::shared_ptr<const Tokenizer> TestTokenizer() {
+  static const auto* const tokenizer = new std::shared_ptr<const Tokenizer>([] {
+    auto loaded = Tokenizer::Load(std::string(std::getenv("MINDFORGE_TEST_DATA")) + "/tokenizer");
+    MF_CHECK_OK(loaded);
+    return *std::move(loaded);
+  }());
+  return *tokenizer;
+}
+
+inline std::shared_ptr<ServedModel> TestModel(const std::string& name, const std::string& version) {
+  auto model = std::make_shared<ServedModel>();
+  model->deployment = name;
+  model->path = "/models/" + version;
+  model->weights_version = version;
+  model->tokenizer = TestTokenizer();
+  model->chat_template = ChatTemplate::Recognise(MiniMind2ChatTemplate());
+  model->defaults.temperature = 0;  // as a folder with do_sample false says
+  model->eos_ids = {2};
+  model->config_json = "{\"hidden_size\":64}";
+  model->parameter_count = 1000;
+  model->dtype = "float32";
+  model->device = "cpu";
+  model->numerics_id = "fake-1";
+  model->vocab_size = kVocab;
+  model->max_context = 256;
+  return model;
+}
+
+inline v1::DesiredModel Desire(const std::string& name, const std::string& version) {
+  v1::DesiredModel desired;
+  desired.set_deployment(name);
+  desired.set_path("/models/" + version);
+  desired.set_weights_version(version);
+  return desired;
+}
+
+struct ServedOptions {
+  FakeModelOptions runner{.vocab_size = kVocab, .max_context = 256, .slots = 4};
+  EngineOptions engine;
+  GenerationLimits limits;
+  bool load = true;
+  // Changes a model before it is served, or refuses it.
+  std::function<absl::Status(ServedModel&)> adjust;
+};
+
+class Served {
+ public:
+  explicit Served(ServedOptions options = {}) : options_(std::move(options)), metrics_(registry_) {
+    ModelHost::Options host;
+    host.clock = &clock_;
+    host.loader = [this](const v1::DesiredModel& desired) { return Load(desired); };
+    host.engine = options_.engine;
+    host.observer = &metrics_;
+    host.retry_after = absl::Hours(1);
+    host_ = std::make_unique<ModelHost>(std::move(host));
+    service_ = std::make_unique<InferenceServiceImpl>(
+        *host_, courier_,
+        InferenceServiceImpl::Options{.worker_id = "w1", .limits = options_.limits});
+    auto server = GrpcServer::Start({.listen = "127.0.0.1:0"}, {service_.get()});
+    MF_CHECK_OK(server);
+    server_ = *std::move(server);
+    auto channel = MakeChannel(server_->address());
+    MF_CHECK_OK(channel);
+    stub_ = v1::InferenceService::NewStub(*channel);
+    metrics_.Watch(*host_);
+    if (!options_.load) return;
+    host_->SetDesired(Desire("poems", "v1"));
+    MF_CHECK_OK(host_->WaitUntilSettled());
+  }
+  ~Served() {
+    control_.Open();
+    host_->Stop();
+  }
+
+  FakeModelControl& control() { return control_; }
+  ModelHost& host() { return *host_; }
+  GrpcServer& server() { return *server_; }
+  v1::InferenceService::Stub& stub() { return *stub_; }
+  std::string Metrics() { return registry_.Text(); }
+  // The value of a series as /metrics prints it, 0 when it is not there.
+  double Metric(const std::string& series) {
+    const std::string text = "\n" + Metrics();
+    const size_t at = text.find("\nmindforge_" + series + " ");
+    return at == std::string::npos ? 0
+                                   : std::strtod(text.c_str() + text.find(' ', at) + 1, nullptr);
+  }
+
+ private:
+  absl::StatusOr<LoadedModel> Load(const v1::DesiredModel& desired) {
+    LoadedModel loaded;
+    loaded.model = TestModel(desired.deployment(), desired.weights_version());
+    loaded.model->path = desired.path();
+    loaded.model->max_context = options_.runner.max_context;
+    if (options_.adjust != nullptr) RETURN_IF_ERROR(options_.adjust(*loaded.model));
+    loaded.runner = std::make_unique<EchoModelRunner>(options_.runner, &control_);
+    return loaded;
+  }
+
+  const ServedOptions options_;
+  const RealClock clock_;
+  FakeModelControl control_;
+  MetricsRegistry registry_{"test"};
+  InferenceMetrics metrics_;
+  Courier courier_;
+  std::unique_ptr<ModelHost> host_;
+  std::unique_ptr<InferenceServiceImpl> service_;
+  std::unique_ptr<GrpcServer> server_;
+  std::unique_ptr<v1::InferenceService::Stub> stub_;
+};
+
+// A request for the fake model to say `script`, once unless max_new_tokens is changed.
+inline v1::GenerateRequest Say(const std::vector<int32_t>& script) {
+  v1::GenerateRequest request;
+  for (int32_t id : EchoModelRunner::PromptFor(script)) {
+    request.mutable_token_ids()->add_ids(id);
+  }
+  request.mutable_stopping()->set_max_new_tokens(static_cast<int32_t>(script.size()));
+  return request;
+}
+inline v1::GenerateRequest Say(const std::string& text) {
+  return Say(TestTokenizer()->Encode(text));
+}
+
+// What a stream delivered.
+struct Heard {
+  std::vector<v1::GenerateResponse> events;
+  absl::Status status;
+
+  const v1::GenerationStarted& started() const { return events.at(0).started(); }
+  const v1::GenerationFinished& finished() const { return events.back().finished(); }
+  std::vector<v1::GenerationDelta> deltas(int index = 0) const {
+    std::vector<v1::GenerationDelta> found;
+    for (const auto& event : events) {
+      if (event.has_delta() && event.delta().index() == index) found.push_back(event.delta());
+    }
+    return found;
+  }
+  std::string text(int index = 0) const {
+    std::string all;
+    for (const auto& delta : deltas(index)) all += delta.text();
+    return all;
+  }
+  std::vector<int32_t> ids(int index = 0) const {
+    std::vector<int32_t> all;
+    for (const auto& delta : deltas(index)) {
+      all.insert(all.end(), delta.token_ids().begin(), delta.token_ids().end());
+    }
+    return all;
+  }
+};
+
+inline Heard Listen(v1::InferenceService::Stub& stub, const v1::GenerateRequest& request,
+                    absl::Duration timeout = absl::Seconds(60)) {
+  grpc::ClientContext context;
+  SetDeadline(context, timeout);
+  const auto reader = stub.Generate(&context, request);
+  Heard heard;
+  for (v1::GenerateResponse event; reader->Read(&event);) heard.events.push_back(event);
+  heard.status = FromGrpcStatus(reader->Finish());
+  return heard;
+}
+
+// Polls a condition that another thread makes true; false when it did not within a minute.
+inline bool Eventually(const std::function<bool()>& condition) {
+  const absl::Time deadline = absl::Now() + absl::Seconds(60);
+  Mutex mutex;
+  CondVar never;
+  while (!condition()) {
+    if (absl::Now() > deadline) return false;
+    MutexLock lock(mutex);
+    never.WaitFor(mutex, absl::Milliseconds(1));
+  }
+  return true;
+}
+
+}  // namespace mindforge
