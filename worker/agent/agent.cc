@@ -19,8 +19,6 @@ constexpr absl::Duration kFirstBackoff = absl::Milliseconds(50);
 constexpr absl::Duration kLongestBackoff = absl::Seconds(1);
 // Between two calls, so that a coordinator that answers at once for ever is not flooded.
 constexpr absl::Duration kLeastPause = absl::Milliseconds(2);
-// What trainers last said is worth so long a wait for the coordinator while draining.
-constexpr absl::Duration kFarewell = absl::Seconds(2);
 // A call and its successor: the coordinator answers the older at once when the newer arrives.
 constexpr size_t kMostInFlight = 2;
 
@@ -110,7 +108,7 @@ absl::Duration Agent::NextDeadline() const {
   }
   if (drain_started_ == absl::InfiniteDuration()) return deadline;
   if (trainers_gone_ != absl::InfiniteDuration()) {
-    return std::min(deadline, trainers_gone_ + kFarewell);
+    return std::min(deadline, trainers_gone_ + options_.farewell);
   }
   return std::min(deadline,
                   drain_started_ + (stop_ordered_ ? options_.drain_timeout : options_.drain_grace));
@@ -124,7 +122,9 @@ void Agent::FillRequest(v1::SynchronizeRequest* request) {
   request->set_incarnation(incarnation_);
   request->set_draining(drain_started_ != absl::InfiniteDuration());
   request->set_known_version(desired_version_);
-  request->set_no_park(supervisor_.Fill(request));
+  const bool more = supervisor_.Fill(request);
+  // A farewell waits for nothing but its answer.
+  request->set_no_park(more || (request->draining() && !supervisor_.AnyRunning()));
   caretaker_.Fill(request);
 }
 
@@ -237,8 +237,9 @@ bool Agent::Drained() {
     return false;
   }
   trainers_gone_ = std::min(trainers_gone_, now);
-  if (told && supervisor_.SpoolEmpty()) return true;
-  return now >= trainers_gone_ + kFarewell;
+  // With a coordinator that is away only what is still to be told is worth waiting.
+  if ((told || failures_in_a_row_ > 0) && supervisor_.SpoolEmpty()) return true;
+  return now >= trainers_gone_ + options_.farewell;
 }
 
 }  // namespace mindforge

@@ -27,6 +27,8 @@ struct AgentOptions {
   absl::Duration drain_grace = absl::Seconds(2);
   // … and how long trainers then have for their checkpoint before they are killed.
   absl::Duration drain_timeout = absl::Seconds(30);
+  // What is left to tell once they are gone waits so long for a coordinator that is away.
+  absl::Duration farewell = absl::Seconds(2);
 };
 
 // Where the configuration leaves something open. `program_path` is argv[0] resolved: the trainer

@@ -46,7 +46,7 @@ void Caretaker::Accept(const v1::SynchronizeResponse& response) {
   for (const std::string& path : response.delete_paths()) {
     if (HasCheckpointName(path)) {
       Queue({true, path});
-    } else {
+    } else if (refused_.size() < kMaxTasks && refused_.insert(path).second) {
       MF_LOG(ERROR) << "the coordinator asks to delete " << path
                     << ", which is no checkpoint's folder; it stays";
     }

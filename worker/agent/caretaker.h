@@ -48,6 +48,7 @@ class Caretaker {
   bool stopping_ ABSL_GUARDED_BY(mutex_) = false;
   std::deque<Task> queue_ ABSL_GUARDED_BY(mutex_);
   std::set<Task> known_ ABSL_GUARDED_BY(mutex_);  // queued, in work, or done and not delivered
+  std::set<std::string> refused_ ABSL_GUARDED_BY(mutex_);  // said once, not at each asking
   std::vector<v1::VerifyResult> verified_ ABSL_GUARDED_BY(mutex_);
   std::vector<std::string> deleted_ ABSL_GUARDED_BY(mutex_);
   std::thread thread_;

@@ -8,6 +8,7 @@
 #include "common/check.h"
 #include "common/logging.h"
 #include "common/net.h"
+#include "common/status_macros.h"
 #include "common/strings.h"
 #include "worker/agent/log_lines.h"
 #include "worker/agent/store_socket.h"
@@ -131,14 +132,15 @@ void Supervisor::Start(size_t index, const v1::DesiredDevice& desired) {
     slots_[index] = std::move(fresh);
   }
   RememberJobs();
-  absl::StatusOr<std::unique_ptr<TrainerProcess>> trainer = store.status();
-  if (store.ok()) {
-    trainer = TrainerProcess::Start(
+  const auto start_process = [&]() -> absl::StatusOr<std::unique_ptr<TrainerProcess>> {
+    RETURN_IF_ERROR(store);
+    return TrainerProcess::Start(
         options_.trainer, start, store->fd.get(),
         {.on_report = [this, index](const v1::TrainerReport& report) { OnReport(index, report); },
          .on_line = [this, index](std::string_view line) { OnLine(index, line); },
          .on_exit = [this, index](const ExitStatus& exit) { OnExit(index, exit); }});
-  }
+  };
+  absl::StatusOr<std::unique_ptr<TrainerProcess>> trainer = start_process();
   MutexLock lock(mutex_);
   Slot& slot = slots_[index];
   if (trainer.ok()) {
@@ -169,8 +171,9 @@ void Supervisor::Forget(size_t index) {
 
 void Supervisor::Send(size_t index, const v1::TrainerOrder& order) {
   if (trainers_[index] == nullptr) return;
-  // A trainer that is gone needs no order; one that does not read shows in its missing progress.
-  if (const absl::Status status = trainers_[index]->Send(order); !status.ok()) {
+  const absl::Status status = trainers_[index]->Send(order);
+  // A trainer that is gone needs no order, and its exit is on the way.
+  if (absl::IsDeadlineExceeded(status)) {
     MutexLock lock(mutex_);
     MF_LOG(WARNING) << InWords(slots_[index].start) << ": cannot be told: " << status;
   }
