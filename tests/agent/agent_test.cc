@@ -299,7 +299,9 @@ TEST_F(AgentTest, ReportsTheNewestSoundCheckpointOfJobsThatRanBeforeARestart) {
     ASSERT_TRUE(folder.ok()) << folder.status();
     if (step == 7) newest = folder->path;
     // The last one was damaged.
-    if (step == 9) ASSERT_TRUE(WriteFileDurably(folder->path + "/state.json", "{}").ok());
+    if (step == 9) {
+      ASSERT_TRUE(WriteFileDurably(folder->path + "/state.json", "{}").ok());
+    }
   }
   {
     const auto before = Identity::Open(dir_.File("data"));
