@@ -20,6 +20,8 @@ inline absl::StatusOr<nlohmann::json> ParseJson(std::string_view text, std::stri
     if (const size_t end = reason.find("] "); end != std::string_view::npos) {
       reason.remove_prefix(end + 2);
     }
+    // What the parser read last may be megabytes long, or no text at all.
+    reason = reason.substr(0, reason.find("; last read: '"));
     return absl::InvalidArgumentError(absl::StrCat(std::string(what), ": ", std::string(reason)));
   }
 }
