@@ -265,8 +265,6 @@ absl::StatusOr<ModelConfig> ParseModelConfig(const Json& json, std::vector<std::
     if (scaling != nullptr) ReadRopeScaling(*scaling, hugging_face, &problems, &unread, &config);
   }
   if (config.rope_scaling.has_value()) config.inference_rope_scaling = false;  // explicit wins
-  config.head_dim = config.HeadDim();
-  config.intermediate_size = config.IntermediateSize();
   if (problems.empty()) {
     for (const ModelConfigProblem& problem : ValidateModelConfig(config)) {
       problems.push_back(absl::StrCat(problem.field, " ", problem.reason));
@@ -276,6 +274,8 @@ absl::StatusOr<ModelConfig> ParseModelConfig(const Json& json, std::vector<std::
     return absl::InvalidArgumentError(
         absl::StrCat("model configuration: ", absl::StrJoin(problems, "; ")));
   }
+  config.head_dim = config.HeadDim();
+  config.intermediate_size = config.IntermediateSize();
   for (std::string& name : fields.Unread()) unread.push_back(std::move(name));
   for (const std::string& name : unread) {
     const bool silent =

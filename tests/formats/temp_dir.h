@@ -1,0 +1,53 @@
+// A folder for one test, removed with it.
+#pragma once
+
+#include <cstdlib>
+#include <filesystem>
+#include <fstream>
+#include <iterator>
+#include <string>
+
+#include "gtest/gtest.h"
+
+namespace mindforge {
+
+class TempDir {
+ public:
+  TempDir() {
+    std::string pattern = (std::filesystem::temp_directory_path() / "formats-XXXXXX").string();
+    path_ = ::mkdtemp(pattern.data());
+  }
+  ~TempDir() {
+    std::error_code ignored;
+    std::filesystem::permissions(path_, std::filesystem::perms::owner_all, ignored);
+    std::filesystem::remove_all(path_, ignored);
+  }
+
+  const std::string& path() const { return path_; }
+  std::string At(const std::string& name) const { return path_ + "/" + name; }
+
+  std::string Write(const std::string& name, const std::string& content) const {
+    std::filesystem::remove(At(name));  // file systems flush what replaces content in place
+    std::ofstream(At(name), std::ios::binary) << content;
+    return At(name);
+  }
+
+ private:
+  std::string path_;
+};
+
+inline std::string ReadBytes(const std::string& path) {
+  std::ifstream file(path, std::ios::binary);
+  return {std::istreambuf_iterator<char>(file), {}};
+}
+
+inline void WriteBytes(const std::string& path, const std::string& content) {
+  std::filesystem::remove(path);  // file systems flush what replaces content in place
+  std::ofstream(path, std::ios::binary) << content;
+}
+
+inline std::string TestData(const std::string& name) {
+  return std::string(std::getenv("MINDFORGE_TEST_DATA")) + "/" + name;
+}
+
+}  // namespace mindforge
