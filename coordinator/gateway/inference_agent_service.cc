@@ -118,7 +118,7 @@ grpc::ServerUnaryReactor* InferenceAgentService::Synchronize(grpc::CallbackServe
     return call.get();
   }
   const DesiredModelState state = desired_.Report(registry_.Report(*request));
-  if (request->no_park() || request->draining() || request->known_version() != state.version) {
+  if (request->no_park() || request->known_version() != state.version) {
     Forget(call->id(), nullptr);
     call->Answer(state);
   } else {

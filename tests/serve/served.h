@@ -62,6 +62,7 @@ struct ServedOptions {
   EngineOptions engine;
   GenerationLimits limits;
   bool load = true;
+  std::function<void()> on_change;
   // Changes a model before it is served, or refuses it.
   std::function<absl::Status(ServedModel&)> adjust;
 };
@@ -74,6 +75,7 @@ class Served {
     host.loader = [this](const v1::DesiredModel& desired) { return Load(desired); };
     host.engine = options_.engine;
     host.observer = &metrics_;
+    host.on_change = options_.on_change;
     host.retry_after = absl::Hours(1);
     host_ = std::make_unique<ModelHost>(std::move(host));
     service_ = std::make_unique<InferenceServiceImpl>(

@@ -12,7 +12,7 @@ namespace {
 class Stream : public grpc::ServerWriteReactor<v1::GenerateResponse>,
                public std::enable_shared_from_this<Stream> {
  public:
-  void Start(absl::StatusOr<std::shared_ptr<Generation>> generation) {
+  void Start(absl::StatusOr<std::shared_ptr<LiveRequest>> generation) {
     absl::Status status = generation.status();
     {
       MutexLock lock(mutex_);
@@ -40,7 +40,7 @@ class Stream : public grpc::ServerWriteReactor<v1::GenerateResponse>,
   }
 
   void OnCancel() override {
-    std::shared_ptr<Generation> generation;
+    std::shared_ptr<LiveRequest> generation;
     {
       MutexLock lock(mutex_);
       generation = generation_;
@@ -50,7 +50,7 @@ class Stream : public grpc::ServerWriteReactor<v1::GenerateResponse>,
 
   void OnDone() override {
     std::shared_ptr<Stream> self;
-    std::shared_ptr<Generation> generation;
+    std::shared_ptr<LiveRequest> generation;
     {
       MutexLock lock(mutex_);
       self = std::move(self_);
@@ -65,10 +65,10 @@ class Stream : public grpc::ServerWriteReactor<v1::GenerateResponse>,
     {
       MutexLock lock(mutex_);
       if (writing_ || ended_ || generation_ == nullptr) return;
-      const Generation::Read read = generation_->Next(&event_, &end);
-      if (read == Generation::Read::kNothingYet) return;
-      writing_ = read == Generation::Read::kEvent;
-      ended_ = read == Generation::Read::kEnd;
+      const LiveRequest::Read read = generation_->Next(&event_, &end);
+      if (read == LiveRequest::Read::kNothingYet) return;
+      writing_ = read == LiveRequest::Read::kEvent;
+      ended_ = read == LiveRequest::Read::kEnd;
       // Once one of them is set no other thread comes this far; gRPC calls back on threads of its
       // own, never from within StartWrite.
       if (writing_) StartWrite(&event_);
@@ -86,7 +86,7 @@ class Stream : public grpc::ServerWriteReactor<v1::GenerateResponse>,
   }
 
   Mutex mutex_;
-  std::shared_ptr<Generation> generation_ ABSL_GUARDED_BY(mutex_);
+  std::shared_ptr<LiveRequest> generation_ ABSL_GUARDED_BY(mutex_);
   v1::GenerateResponse event_ ABSL_GUARDED_BY(mutex_);
   bool writing_ ABSL_GUARDED_BY(mutex_) = false;
   bool ended_ ABSL_GUARDED_BY(mutex_) = false;
@@ -98,7 +98,7 @@ class Collector : public grpc::ServerUnaryReactor, public std::enable_shared_fro
  public:
   explicit Collector(v1::GenerateUnaryResponse* response) : response_(response) {}
 
-  void Start(absl::StatusOr<std::shared_ptr<Generation>> generation) {
+  void Start(absl::StatusOr<std::shared_ptr<LiveRequest>> generation) {
     absl::Status status = generation.status();
     {
       MutexLock lock(mutex_);
@@ -117,7 +117,7 @@ class Collector : public grpc::ServerUnaryReactor, public std::enable_shared_fro
   }
 
   void OnCancel() override {
-    std::shared_ptr<Generation> generation;
+    std::shared_ptr<LiveRequest> generation;
     {
       MutexLock lock(mutex_);
       generation = generation_;
@@ -127,7 +127,7 @@ class Collector : public grpc::ServerUnaryReactor, public std::enable_shared_fro
 
   void OnDone() override {
     std::shared_ptr<Collector> self;
-    std::shared_ptr<Generation> generation;
+    std::shared_ptr<LiveRequest> generation;
     {
       MutexLock lock(mutex_);
       self = std::move(self_);
@@ -143,9 +143,9 @@ class Collector : public grpc::ServerUnaryReactor, public std::enable_shared_fro
       MutexLock lock(mutex_);
       if (ended_ || generation_ == nullptr) return;
       v1::GenerateResponse event;
-      Generation::Read read;
-      while ((read = generation_->Next(&event, &end)) == Generation::Read::kEvent) Take(event);
-      if (read == Generation::Read::kNothingYet) return;
+      LiveRequest::Read read;
+      while ((read = generation_->Next(&event, &end)) == LiveRequest::Read::kEvent) Take(event);
+      if (read == LiveRequest::Read::kNothingYet) return;
       ended_ = true;
     }
     Finish(ToGrpcStatus(end));
@@ -173,7 +173,7 @@ class Collector : public grpc::ServerUnaryReactor, public std::enable_shared_fro
 
   Mutex mutex_;
   v1::GenerateUnaryResponse* const response_ ABSL_PT_GUARDED_BY(mutex_);
-  std::shared_ptr<Generation> generation_ ABSL_GUARDED_BY(mutex_);
+  std::shared_ptr<LiveRequest> generation_ ABSL_GUARDED_BY(mutex_);
   bool ended_ ABSL_GUARDED_BY(mutex_) = false;
   std::shared_ptr<Collector> self_ ABSL_GUARDED_BY(mutex_);
 };
@@ -181,13 +181,13 @@ class Collector : public grpc::ServerUnaryReactor, public std::enable_shared_fro
 }  // namespace
 
 grpc::ServerWriteReactor<v1::GenerateResponse>* StreamGeneration(
-    absl::StatusOr<std::shared_ptr<Generation>> generation) {
+    absl::StatusOr<std::shared_ptr<LiveRequest>> generation) {
   auto stream = std::make_shared<Stream>();
   stream->Start(std::move(generation));
   return stream.get();
 }
 
-grpc::ServerUnaryReactor* CollectGeneration(absl::StatusOr<std::shared_ptr<Generation>> generation,
+grpc::ServerUnaryReactor* CollectGeneration(absl::StatusOr<std::shared_ptr<LiveRequest>> generation,
                                             v1::GenerateUnaryResponse* response) {
   auto collector = std::make_shared<Collector>(response);
   collector->Start(std::move(generation));

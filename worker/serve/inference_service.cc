@@ -100,21 +100,21 @@ absl::StatusOr<Serving> InferenceServiceImpl::Find(const std::string& name) cons
   return serving;
 }
 
-absl::StatusOr<std::shared_ptr<Generation>> InferenceServiceImpl::Prepare(
+absl::StatusOr<std::shared_ptr<LiveRequest>> InferenceServiceImpl::Prepare(
     const v1::GenerateRequest& request, absl::Time call_deadline) {
   ASSIGN_OR_RETURN(Serving serving, Find(request.model()));
   ASSIGN_OR_RETURN(GenerationPlan plan, PlanGeneration(request, *serving.model,
                                                        {.now = host_.clock().Now(),
                                                         .call_deadline = call_deadline,
                                                         .random_seed = DrawSeed()}));
-  return std::make_shared<Generation>(Generation::Env{.model = std::move(serving.model),
-                                                      .engine = std::move(serving.engine),
-                                                      .clock = &host_.clock(),
-                                                      .courier = &courier_,
-                                                      .worker_id = options_.worker_id,
-                                                      .limits = options_.limits,
-                                                      .why_stopped = Draining},
-                                      std::move(plan));
+  return std::make_shared<LiveRequest>(LiveRequest::Env{.model = std::move(serving.model),
+                                                        .engine = std::move(serving.engine),
+                                                        .clock = &host_.clock(),
+                                                        .courier = &courier_,
+                                                        .worker_id = options_.worker_id,
+                                                        .limits = options_.limits,
+                                                        .why_stopped = Draining},
+                                       std::move(plan));
 }
 
 grpc::ServerWriteReactor<v1::GenerateResponse>* InferenceServiceImpl::Generate(

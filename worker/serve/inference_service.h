@@ -7,7 +7,7 @@
 
 #include "mindforge/v1/inference_service.grpc.pb.h"
 #include "worker/serve/courier.h"
-#include "worker/serve/generation.h"
+#include "worker/serve/live_request.h"
 #include "worker/serve/model_host.h"
 
 namespace mindforge {
@@ -42,8 +42,8 @@ class InferenceServiceImpl : public v1::InferenceService::CallbackService {
   // The model of that name (empty: whatever is served). NOT_FOUND: another one is served.
   // UNAVAILABLE: nothing is, or this process drains.
   absl::StatusOr<Serving> Find(const std::string& model) const;
-  absl::StatusOr<std::shared_ptr<Generation>> Prepare(const v1::GenerateRequest& request,
-                                                      absl::Time call_deadline);
+  absl::StatusOr<std::shared_ptr<LiveRequest>> Prepare(const v1::GenerateRequest& request,
+                                                       absl::Time call_deadline);
 
   ModelHost& host_;
   Courier& courier_;

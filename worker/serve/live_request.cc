@@ -1,4 +1,4 @@
-#include "worker/serve/generation.h"
+#include "worker/serve/live_request.h"
 
 #include <algorithm>
 #include <utility>
@@ -54,9 +54,9 @@ absl::Status Refusal(const absl::Status& status) {
 }  // namespace
 
 // One sequence's results on their way from the batcher.
-class Generation::Sink : public GenerationSink {
+class LiveRequest::Sink : public GenerationSink {
  public:
-  Sink(std::shared_ptr<Generation> generation, int32_t index)
+  Sink(std::shared_ptr<LiveRequest> generation, int32_t index)
       : generation_(std::move(generation)), index_(index) {}
 
   void OnStarted(const StartedInfo& info) override { generation_->Started(info); }
@@ -67,11 +67,11 @@ class Generation::Sink : public GenerationSink {
   void OnFinished(const FinishedInfo& info) override { generation_->Finished(index_, info); }
 
  private:
-  const std::shared_ptr<Generation> generation_;
+  const std::shared_ptr<LiveRequest> generation_;
   const int32_t index_;
 };
 
-Generation::Generation(Env env, GenerationPlan plan)
+LiveRequest::LiveRequest(Env env, GenerationPlan plan)
     : env_(std::move(env)), plan_(std::move(plan)), started_at_(env_.clock->MonotonicNow()) {
   const auto count = static_cast<int32_t>(plan_.sequences.size());
   MutexLock lock(mutex_);
@@ -86,7 +86,7 @@ Generation::Generation(Env env, GenerationPlan plan)
   opening_.set_worker_id(env_.worker_id);
 }
 
-absl::Status Generation::Start(std::function<void()> ready) {
+absl::Status LiveRequest::Start(std::function<void()> ready) {
   {
     MutexLock lock(ready_mutex_);
     ready_ = std::move(ready);
@@ -109,7 +109,7 @@ absl::Status Generation::Start(std::function<void()> ready) {
   return absl::OkStatus();
 }
 
-bool Generation::FinishedBefore() {
+bool LiveRequest::FinishedBefore() {
   const GenerationRequest& sequence = plan_.sequences.front();
   if (sequence.resumed.empty()) return false;
   FinishedInfo info;
@@ -132,7 +132,7 @@ bool Generation::FinishedBefore() {
   return over;
 }
 
-void Generation::Started(const StartedInfo& info) {
+void LiveRequest::Started(const StartedInfo& info) {
   {
     MutexLock lock(mutex_);
     if (!opening_known_) {
@@ -148,7 +148,7 @@ void Generation::Started(const StartedInfo& info) {
   Notify();
 }
 
-void Generation::PromptLogprobs(const std::vector<PromptTokenInfo>& tokens) {
+void LiveRequest::PromptLogprobs(const std::vector<PromptTokenInfo>& tokens) {
   {
     MutexLock lock(mutex_);
     if (opened_) return;
@@ -160,7 +160,7 @@ void Generation::PromptLogprobs(const std::vector<PromptTokenInfo>& tokens) {
   Notify();
 }
 
-bool Generation::Token(int32_t index, const TokenInfo& token) {
+bool LiveRequest::Token(int32_t index, const TokenInfo& token) {
   const absl::Duration now = env_.clock->MonotonicNow();
   bool goes_on = true;
   {
@@ -178,7 +178,7 @@ bool Generation::Token(int32_t index, const TokenInfo& token) {
   return goes_on;
 }
 
-void Generation::Finished(int32_t index, const FinishedInfo& info) {
+void LiveRequest::Finished(int32_t index, const FinishedInfo& info) {
   const absl::Status end = EndOf(info);
   {
     MutexLock lock(mutex_);
@@ -208,7 +208,7 @@ void Generation::Finished(int32_t index, const FinishedInfo& info) {
   Notify();
 }
 
-absl::Status Generation::EndOf(const FinishedInfo& info) const {
+absl::Status LiveRequest::EndOf(const FinishedInfo& info) const {
   switch (info.reason) {
     case FinishReason::kFailed:
       return info.status;
@@ -227,7 +227,7 @@ absl::Status Generation::EndOf(const FinishedInfo& info) const {
   }
 }
 
-v1::GenerationFinished Generation::FinishedEvent(int32_t index, const FinishedInfo& info) const {
+v1::GenerationFinished LiveRequest::FinishedEvent(int32_t index, const FinishedInfo& info) const {
   v1::GenerationFinished finished;
   finished.set_index(index);
   finished.set_reason(ReasonProto(info.reason));
@@ -240,7 +240,7 @@ v1::GenerationFinished Generation::FinishedEvent(int32_t index, const FinishedIn
   return finished;
 }
 
-void Generation::OpenLocked() {
+void LiveRequest::OpenLocked() {
   if (opened_) return;
   opened_ = true;
   v1::GenerateResponse event;
@@ -255,7 +255,7 @@ void Generation::OpenLocked() {
 }
 
 // A reader that is behind gets larger deltas instead of more of them.
-bool Generation::MergeLocked(const v1::GenerateResponse& event) {
+bool LiveRequest::MergeLocked(const v1::GenerateResponse& event) {
   if (!event.has_delta() || events_.size() < env_.limits.merge_above) return false;
   for (auto it = events_.rbegin(); it != events_.rend(); ++it) {
     if (!it->has_delta()) return false;
@@ -269,7 +269,7 @@ bool Generation::MergeLocked(const v1::GenerateResponse& event) {
   return false;
 }
 
-void Generation::PushLocked(v1::GenerateResponse event) {
+void LiveRequest::PushLocked(v1::GenerateResponse event) {
   if (ended_) return;
   buffered_bytes_ += event.ByteSizeLong();
   if (buffered_bytes_ > env_.limits.max_buffered_bytes && !events_.empty()) {
@@ -288,12 +288,12 @@ void Generation::PushLocked(v1::GenerateResponse event) {
   }
 }
 
-void Generation::EndLocked(absl::Status status) {
+void LiveRequest::EndLocked(absl::Status status) {
   if (std::exchange(ended_, true)) return;
   end_ = std::move(status);
 }
 
-void Generation::Notify() {
+void LiveRequest::Notify() {
   {
     MutexLock lock(mutex_);
     if (std::exchange(posted_, true)) return;
@@ -301,7 +301,7 @@ void Generation::Notify() {
   env_.courier->Post(shared_from_this());
 }
 
-void Generation::Carry() {
+void LiveRequest::Carry() {
   {
     MutexLock lock(mutex_);
     posted_ = false;
@@ -310,7 +310,7 @@ void Generation::Carry() {
   if (ready_) ready_();
 }
 
-Generation::Read Generation::Next(v1::GenerateResponse* event, absl::Status* end) {
+LiveRequest::Read LiveRequest::Next(v1::GenerateResponse* event, absl::Status* end) {
   MutexLock lock(mutex_);
   if (!events_.empty()) {
     event->Swap(&events_.front());
@@ -325,7 +325,7 @@ Generation::Read Generation::Next(v1::GenerateResponse* event, absl::Status* end
   return Read::kEnd;
 }
 
-void Generation::Cancel() {
+void LiveRequest::Cancel() {
   {
     MutexLock lock(mutex_);
     if (ended_) return;
@@ -334,7 +334,7 @@ void Generation::Cancel() {
   CancelSequences();
 }
 
-void Generation::CancelSequences() {
+void LiveRequest::CancelSequences() {
   std::vector<RequestHandle> handles;
   {
     MutexLock lock(mutex_);
@@ -343,7 +343,7 @@ void Generation::CancelSequences() {
   for (RequestHandle handle : handles) env_.engine->Cancel(handle);
 }
 
-void Generation::Detach() {
+void LiveRequest::Detach() {
   MutexLock lock(ready_mutex_);
   ready_ = nullptr;
 }

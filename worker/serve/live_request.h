@@ -30,7 +30,7 @@ struct GenerationLimits {
 
 // Thread-safe. Owned by shared_ptr: the engine's sinks and the courier hold it as long as they
 // need.
-class Generation : public Parcel, public std::enable_shared_from_this<Generation> {
+class LiveRequest : public Parcel, public std::enable_shared_from_this<LiveRequest> {
  public:
   struct Env {
     std::shared_ptr<const ServedModel> model;
@@ -43,7 +43,7 @@ class Generation : public Parcel, public std::enable_shared_from_this<Generation
     std::function<absl::Status()> why_stopped;
   };
 
-  Generation(Env env, GenerationPlan plan);
+  LiveRequest(Env env, GenerationPlan plan);
 
   // Queues all sequences. `ready` is then called on the courier's thread whenever there is
   // something to read, until Detach. On an error nothing was started: RESOURCE_EXHAUSTED (reason

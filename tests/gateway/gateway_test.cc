@@ -1,0 +1,318 @@
+// The gateway between a client and fake workers, all over gRPC on port 0.
+#include <thread>
+
+#include "absl/time/clock.h"
+#include "common/grpc_client.h"
+#include "coordinator/gateway/inference_gateway.h"
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+#include "tests/gateway/fake_desired_models.h"
+#include "tests/gateway/fake_worker.h"
+
+namespace mindforge {
+namespace {
+
+using ::testing::HasSubstr;
+
+bool Eventually(const std::function<bool()>& condition) {
+  const absl::Time deadline = absl::Now() + absl::Seconds(60);
+  Mutex mutex;
+  CondVar never;
+  while (!condition()) {
+    if (absl::Now() > deadline) return false;
+    MutexLock lock(mutex);
+    never.WaitFor(mutex, absl::Milliseconds(1));
+  }
+  return true;
+}
+
+struct Heard {
+  v1::GenerationStarted started;
+  std::vector<int32_t> ids;
+  std::string text;
+  int finished = 0;
+  absl::Status status;
+};
+
+class GatewayTest : public ::testing::Test {
+ protected:
+  GatewayTest()
+      : registry_(clock_, absl::Hours(1)),
+        pool_(clock_, registry_, desired_, {}, &metrics_),
+        gateway_(pool_) {
+    auto server = GrpcServer::Start({.listen = "127.0.0.1:0"}, {&gateway_});
+    MF_CHECK_OK(server);
+    server_ = *std::move(server);
+    auto channel = MakeChannel(server_->address());
+    MF_CHECK_OK(channel);
+    stub_ = v1::InferenceService::NewStub(*channel);
+  }
+
+  void Register(const FakeWorker& worker, const std::string& weights = "v1") {
+    v1::InferenceAgentServiceSynchronizeRequest report;
+    report.set_worker_id(worker.name());
+    report.set_name(worker.name());
+    report.set_address(worker.address());
+    report.set_deployment("poems");
+    report.set_weights_version(weights);
+    report.set_numerics_id("n1");
+    report.set_ready(true);
+    report.set_slots(32);
+    registry_.Report(report);
+  }
+
+  static v1::GenerateRequest Request(int tokens) {
+    v1::GenerateRequest request;
+    request.set_text("moon");
+    request.mutable_stopping()->set_max_new_tokens(tokens);
+    return request;
+  }
+
+  Heard Generate(const v1::GenerateRequest& request) {
+    grpc::ClientContext context;
+    SetDeadline(context, absl::Seconds(60));
+    const auto reader = stub_->Generate(&context, request);
+    Heard heard;
+    for (v1::GenerateResponse event; reader->Read(&event);) {
+      if (event.has_started()) heard.started = event.started();
+      heard.text += event.delta().text();
+      heard.ids.insert(heard.ids.end(), event.delta().token_ids().begin(),
+                       event.delta().token_ids().end());
+      heard.finished += event.has_finished();
+    }
+    heard.status = FromGrpcStatus(reader->Finish());
+    return heard;
+  }
+
+  static std::vector<int32_t> Numbers(int count) {
+    std::vector<int32_t> ids;
+    for (int i = 0; i < count; ++i) ids.push_back(100 + i);
+    return ids;
+  }
+
+  const RealClock clock_;
+  MetricsRegistry metrics_{"test"};
+  FakeDesiredModels desired_;
+  InferenceRegistry registry_;
+  InferencePool pool_;
+  InferenceGateway gateway_;
+  std::unique_ptr<GrpcServer> server_;
+  std::unique_ptr<v1::InferenceService::Stub> stub_;
+};
+
+TEST_F(GatewayTest, PassesAStreamThrough) {
+  FakeWorker worker("a");
+  Register(worker);
+  v1::GenerateRequest request = Request(5);
+  request.set_model("poems");
+  request.set_request_id("r1");
+  const Heard heard = Generate(request);
+  ASSERT_TRUE(heard.status.ok()) << heard.status;
+  EXPECT_EQ(heard.ids, Numbers(5));
+  EXPECT_EQ(heard.text, "0 1 2 3 4 ");
+  EXPECT_EQ(heard.finished, 1);
+  EXPECT_EQ(heard.started.worker_id(), "a");
+  EXPECT_EQ(worker.requests().at(0).request_id(), "r1");
+}
+
+TEST_F(GatewayTest, SpreadsStreamsByLoad) {
+  FakeWorker a("a"), b("b");
+  Register(a);
+  Register(b);
+  a.Set({.stall_after = 1});
+  b.Set({.stall_after = 1});
+  std::vector<std::unique_ptr<grpc::ClientContext>> contexts;
+  std::vector<std::unique_ptr<grpc::ClientReader<v1::GenerateResponse>>> readers;
+  for (int i = 0; i < 6; ++i) {
+    contexts.push_back(std::make_unique<grpc::ClientContext>());
+    SetDeadline(*contexts.back(), absl::Seconds(60));
+    readers.push_back(stub_->Generate(contexts.back().get(), Request(5)));
+    v1::GenerateResponse event;
+    ASSERT_TRUE(readers.back()->Read(&event));
+  }
+  EXPECT_EQ(a.requests().size(), 3u);
+  EXPECT_EQ(b.requests().size(), 3u);
+  // Cancellation reaches the workers.
+  for (auto& context : contexts) context->TryCancel();
+  for (auto& reader : readers) {
+    EXPECT_EQ(reader->Finish().error_code(), grpc::StatusCode::CANCELLED);
+  }
+  EXPECT_TRUE(Eventually([&] { return a.cancelled() == 3 && b.cancelled() == 3; }));
+  EXPECT_TRUE(Eventually([&] {
+    return metrics_.Text().find("mindforge_gateway_requests_in_flight 0") != std::string::npos;
+  }));
+}
+
+TEST_F(GatewayTest, HandsTheDeadlineOn) {
+  FakeWorker worker("a");
+  Register(worker);
+  worker.Set({.stall_after = 0});
+  grpc::ClientContext context;
+  SetDeadline(context, absl::Milliseconds(100));
+  const auto reader = stub_->Generate(&context, Request(5));
+  v1::GenerateResponse event;
+  while (reader->Read(&event)) {
+  }
+  EXPECT_EQ(reader->Finish().error_code(), grpc::StatusCode::DEADLINE_EXCEEDED);
+  EXPECT_LE(worker.newest_timeout(), absl::Milliseconds(150)) << "it travels rounded up";
+  EXPECT_TRUE(Eventually([&] { return worker.cancelled() == 1; }));
+}
+
+TEST_F(GatewayTest, TriesAnotherWorkerWhenOneRefusesBeforeAnythingIsDelivered) {
+  FakeWorker full("a"), draining("b"), dead("c"), good("d");
+  for (const FakeWorker* worker : {&full, &draining, &dead, &good}) Register(*worker);
+  full.Set({.refuse = Error(absl::StatusCode::kResourceExhausted, "QUEUE_FULL", "full")});
+  draining.Set({.refuse = Error(absl::StatusCode::kUnavailable, "DRAINING", "draining")});
+  dead.Kill();
+  for (int i = 0; i < 8; ++i) {
+    const Heard heard = Generate(Request(3));
+    ASSERT_TRUE(heard.status.ok()) << heard.status;
+    EXPECT_EQ(heard.ids, Numbers(3));
+    EXPECT_EQ(heard.started.worker_id(), "d");
+  }
+  EXPECT_LE(draining.requests().size(), 1u) << "a worker that failed is tried last for a while";
+}
+
+TEST_F(GatewayTest, PassesTheRefusalOnWhenEveryWorkerRefuses) {
+  FakeWorker worker("a");
+  Register(worker);
+  worker.Set({.refuse = Error(absl::StatusCode::kResourceExhausted, "QUEUE_FULL", "full")});
+  EXPECT_EQ(GetReason(Generate(Request(3)).status), "QUEUE_FULL");
+  worker.Kill();
+  const absl::Status unreachable = Generate(Request(3)).status;
+  EXPECT_TRUE(absl::IsUnavailable(unreachable));
+  EXPECT_EQ(GetReason(unreachable), "WORKER_UNREACHABLE") << unreachable;
+  EXPECT_THAT(std::string(unreachable.message()), HasSubstr(" a at "));
+}
+
+TEST_F(GatewayTest, PassesBadInputThroughAsItIs) {
+  FakeWorker worker("a"), other("b");
+  Register(worker);
+  Register(other);
+  const absl::Status bad = InvalidArgument("sampling.top_p", "is 7");
+  worker.Set({.refuse = bad});
+  other.Set({.refuse = bad});
+  const absl::Status status = Generate(Request(3)).status;
+  EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(GetViolations(status), GetViolations(bad));
+  EXPECT_EQ(worker.requests().size() + other.requests().size(), 1u);
+}
+
+TEST_F(GatewayTest, ContinuesAStreamElsewhereWhenItsWorkerDies) {
+  FakeWorker dying("a"), other("b");
+  Register(dying);
+  dying.Set({.die_after = 4});
+  v1::GenerateRequest request = Request(9);
+  request.mutable_output()->set_token_ids(false);
+  Register(other);
+  for (int i = 0; i < 4; ++i) {
+    const Heard heard = Generate(request);
+    ASSERT_TRUE(heard.status.ok()) << heard.status;
+    EXPECT_EQ(heard.text, "0 1 2 3 4 5 6 7 8 ");
+    EXPECT_EQ(heard.finished, 1);
+    EXPECT_TRUE(heard.ids.empty()) << "the caller did not want ids";
+  }
+  bool continued = false;
+  for (const v1::GenerateRequest& seen : other.requests()) {
+    if (seen.resume_token_ids().empty()) continue;
+    continued = true;
+    EXPECT_EQ(std::vector<int32_t>(seen.resume_token_ids().begin(), seen.resume_token_ids().end()),
+              Numbers(4));
+    EXPECT_EQ(seen.sampling().seed(), 77u);
+  }
+  EXPECT_TRUE(continued);
+}
+
+TEST_F(GatewayTest, SaysWhatWasDeliveredWhenAStreamCannotBeContinued) {
+  FakeWorker dying("a"), other("b");
+  Register(dying);
+  Register(other, "v2");
+  dying.Set({.die_after = 4});
+  other.Set({.die_after = 4, .weights_version = "v2"});
+  const Heard heard = Generate(Request(9));
+  EXPECT_TRUE(absl::IsUnavailable(heard.status));
+  EXPECT_EQ(GetReason(heard.status), "STREAM_INTERRUPTED");
+  EXPECT_THAT(std::string(heard.status.message()), HasSubstr("4 tokens"));
+  EXPECT_EQ(heard.ids, Numbers(4));
+}
+
+TEST_F(GatewayTest, EndsAContinuationThatMeetsOtherWeights) {
+  FakeWorker dying("a"), other("b");
+  Register(dying);
+  Register(other);  // reported v1 …
+  dying.Set({.die_after = 2});
+  other.Set({.die_after = 2, .weights_version = "v2"});  // … and has swapped since
+  const Heard heard = Generate(Request(9));
+  EXPECT_EQ(GetReason(heard.status), "STREAM_INTERRUPTED") << heard.status;
+  EXPECT_EQ(heard.ids, Numbers(2));
+}
+
+TEST_F(GatewayTest, SaysWhichModelsThereAreAndWhyOneIsNotServed) {
+  EXPECT_EQ(GetReason(Generate(Request(1)).status), "NO_MODEL");
+  desired_.SetDeployments({{"poems", "waiting for job tang's first checkpoint"}, {"prose", ""}});
+  absl::Status status = Generate(Request(1)).status;
+  EXPECT_TRUE(absl::IsInvalidArgument(status)) << status;
+  EXPECT_THAT(std::string(status.message()), HasSubstr("poems, prose"));
+  v1::GenerateRequest request = Request(1);
+  request.set_model("poem");
+  status = Generate(request).status;
+  EXPECT_TRUE(absl::IsNotFound(status)) << status;
+  EXPECT_THAT(std::string(status.message()), HasSubstr("poems"));
+  request.set_model("poems");
+  status = Generate(request).status;
+  EXPECT_TRUE(absl::IsUnavailable(status)) << status;
+  EXPECT_THAT(std::string(status.message()), HasSubstr("waiting for job tang's first checkpoint"));
+}
+
+TEST_F(GatewayTest, ForwardsUnaryCallsAndTriesThemElsewhere) {
+  FakeWorker bad("a"), good("b");
+  Register(bad);
+  Register(good);
+  bad.Set({.refuse = Error(absl::StatusCode::kUnavailable, "DRAINING", "draining")});
+  for (int i = 0; i < 4; ++i) {
+    grpc::ClientContext context;
+    SetDeadline(context, absl::Seconds(60));
+    v1::GetModelInfoResponse info;
+    const grpc::Status status = stub_->GetModelInfo(&context, {}, &info);
+    ASSERT_TRUE(status.ok()) << status.error_message();
+    EXPECT_EQ(info.model(), "b");
+  }
+  grpc::ClientContext context;
+  v1::TokenizeResponse response;
+  const grpc::Status status = stub_->Tokenize(&context, {}, &response);
+  EXPECT_EQ(status.error_code(), grpc::StatusCode::UNIMPLEMENTED) << "as the worker says";
+}
+
+TEST_F(GatewayTest, CarriesAHundredStreamsAtOnce) {
+  FakeWorker a("a"), b("b");
+  Register(a);
+  Register(b);
+  std::vector<Heard> heard(100);
+  std::vector<std::thread> threads;
+  for (int i = 0; i < 100; ++i) {
+    threads.emplace_back([&, i] { heard[i] = Generate(Request(10 + i)); });
+  }
+  for (std::thread& thread : threads) thread.join();
+  for (int i = 0; i < 100; ++i) {
+    ASSERT_TRUE(heard[i].status.ok()) << heard[i].status;
+    EXPECT_EQ(heard[i].ids, Numbers(10 + i));
+  }
+  EXPECT_GT(a.requests().size(), 20u);
+  EXPECT_GT(b.requests().size(), 20u);
+}
+
+TEST_F(GatewayTest, ASlowCallerHoldsUpNobodyElse) {
+  FakeWorker worker("a");
+  Register(worker);
+  grpc::ClientContext context;
+  SetDeadline(context, absl::Seconds(60));
+  const auto slow = stub_->Generate(&context, Request(20000));
+  EXPECT_TRUE(Generate(Request(5)).status.ok());
+  int64_t tokens = 0;
+  for (v1::GenerateResponse event; slow->Read(&event);) tokens += event.delta().token_ids_size();
+  EXPECT_TRUE(slow->Finish().ok());
+  EXPECT_EQ(tokens, 20000);
+}
+
+}  // namespace
+}  // namespace mindforge
