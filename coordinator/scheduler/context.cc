@@ -46,6 +46,10 @@ void CollectRows(Context& c) {
     const auto it = c.state.workers.find(id);
     if (it != c.state.workers.end()) c.out.changes.workers.push_back(it->second);
   }
+  for (const WorkerId& id : c.out.touched_workers) {
+    const auto it = c.state.workers.find(id);
+    if (it != c.state.workers.end()) ++it->second.desired_version;
+  }
   for (const auto& [job, step] : c.dirty_checkpoints) {
     const Checkpoint* checkpoint = FindCheckpoint(c.state, job, step);
     if (checkpoint != nullptr) c.out.changes.checkpoints.push_back(*checkpoint);

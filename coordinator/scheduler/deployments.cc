@@ -143,12 +143,15 @@ void On(Context& c, const DeleteDeployment& command) {
 
 void On(Context& c, const InferenceReport& report) {
   InferenceNode& node = c.state.inference[report.node.id];
+  if (node.id.empty()) node.desired_version = absl::ToUnixMicros(c.now.wall);
   const bool changed = node.id.empty() || node.deployment != report.node.deployment ||
                        node.weights_version != report.node.weights_version ||
                        node.draining != report.node.draining;
   InferenceNode updated = report.node;
   updated.assigned = std::move(node.assigned);
   updated.told_version = std::move(node.told_version);
+  updated.told = std::move(node.told);
+  updated.desired_version = node.desired_version;
   node = std::move(updated);
   if (changed) c.state.reassign = true;
 }
@@ -164,8 +167,15 @@ void AssignInference(Context& c) {
   for (auto& [id, node] : c.state.inference) {
     const std::optional<ModelOrder> order = ModelFor(c.state, id);
     node.told_version = order ? order->weights.version : "";
+    const std::string told =
+        order ? absl::StrCat(node.assigned, "\n", order->weights.version, "\n", order->weights.path,
+                             "\n", order->deployment->prompt_style)
+              : "";
+    if (told == node.told) continue;
+    node.told = told;
+    ++node.desired_version;
+    c.out.touched_inference = true;
   }
-  c.out.touched_inference = true;
   if (ServedVersions(c.state) == served_before) return;
   std::set<JobId> followed;
   for (const auto& [name, deployment] : c.state.deployments) {

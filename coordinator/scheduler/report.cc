@@ -50,6 +50,7 @@ bool Register(Context& c, const WorkerReport& report) {
   const auto [it, is_new] = c.state.workers.try_emplace(report.worker.id);
   Worker& worker = it->second;
   const WorkerRecord before = worker;
+  if (is_new) worker.desired_version = absl::ToUnixMicros(c.now.wall);
   const bool restarted = !is_new && worker.incarnation != report.worker.incarnation;
   static_cast<WorkerRecord&>(worker) = report.worker;
   worker.drained = before.drained;

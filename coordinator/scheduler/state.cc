@@ -50,6 +50,7 @@ State LoadState(Snapshot snapshot, const Settings& settings, const Now& now) {
     static_cast<WorkerRecord&>(worker) = std::move(record);
     worker.lease_from = now.mono;
     worker.last_seen = now.wall;
+    worker.desired_version = absl::ToUnixMicros(now.wall);
   }
   for (Checkpoint& checkpoint : snapshot.checkpoints) {
     if (NeedsFolderWork(checkpoint)) state.folder_work.insert({checkpoint.job, checkpoint.step});

@@ -225,6 +225,9 @@ struct Worker : WorkerRecord {
   absl::Duration lease_from = absl::ZeroDuration();
   absl::Time last_seen = absl::InfinitePast();
   std::map<std::string, DeviceStatus> statuses;  // by device
+  // Grows whenever what it should do may have changed; begins at the wall clock's microseconds, so
+  // that no two runs of the coordinator share one.
+  int64_t desired_version = 0;
 
   WorkerState state() const {
     return lost ? WorkerState::kLost
@@ -306,8 +309,10 @@ struct InferenceNode {
   std::string load_error;
   std::string load_error_version;
 
-  std::string assigned;      // deployment it should serve; empty: nothing
-  std::string told_version;  // the weights version it was last told of
+  std::string assigned;         // deployment it should serve; empty: nothing
+  std::string told_version;     // the weights version it was last told of
+  std::string told;             // the whole order, to see a change
+  int64_t desired_version = 0;  // another one with each other order; as Worker's
 };
 
 // A mutation that was done, by the caller's name for it.

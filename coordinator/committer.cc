@@ -1,0 +1,99 @@
+#include "coordinator/committer.h"
+
+#include <pthread.h>
+
+#include <iterator>
+#include <utility>
+
+namespace mindforge {
+
+Committer::Committer(Store& store, const Clock& clock, Options options)
+    : store_(store), clock_(clock), options_(std::move(options)), thread_([this] { Run(); }) {
+  pthread_setname_np(thread_.native_handle(), "committer");
+}
+
+Committer::~Committer() {
+  {
+    MutexLock lock(mutex_);
+    stopping_ = true;
+  }
+  changed_.SignalAll();
+  thread_.join();
+}
+
+void Committer::Enqueue(sched::Changes changes, std::function<void()> spoken) {
+  MutexLock lock(mutex_);
+  if (failed_) return;
+  waiting_.push_back({std::move(changes), std::move(spoken)});
+  changed_.Signal();
+}
+
+bool Committer::Idle() const {
+  MutexLock lock(mutex_);
+  return waiting_.empty() && !writing_ && !failed_;
+}
+
+bool Committer::Full() const {
+  MutexLock lock(mutex_);
+  return waiting_.size() >= options_.max_waiting;
+}
+
+absl::Duration Committer::BusySince() const {
+  MutexLock lock(mutex_);
+  return busy_since_;
+}
+
+void Committer::Run() {
+  std::vector<Item> batch;
+  while (true) {
+    {
+      MutexLock lock(mutex_);
+      writing_ = false;
+      changed_.Wait(mutex_, [&] {
+        mutex_.AssertHeld();
+        return stopping_ || (!waiting_.empty() && !failed_);
+      });
+      if (waiting_.empty() || failed_) return;  // stopping, and all is written
+      const size_t count = std::min(waiting_.size(), options_.max_batch);
+      batch.assign(std::make_move_iterator(waiting_.begin()),
+                   std::make_move_iterator(waiting_.begin() + count));
+      waiting_.erase(waiting_.begin(), waiting_.begin() + count);
+      writing_ = true;
+    }
+    Write(batch);
+    batch.clear();
+  }
+}
+
+void Committer::Write(const std::vector<Item>& batch) {
+  std::vector<const sched::Changes*> changes;
+  for (const Item& item : batch) {
+    if (!item.changes.empty()) changes.push_back(&item.changes);
+  }
+  if (!changes.empty()) {
+    const absl::Duration start = clock_.MonotonicNow();
+    {
+      MutexLock lock(mutex_);
+      busy_since_ = start;
+    }
+    const absl::Status status = store_.Apply(changes);
+    {
+      MutexLock lock(mutex_);
+      busy_since_ = absl::InfiniteDuration();
+      if (!status.ok()) {
+        failed_ = true;
+        waiting_.clear();
+      }
+    }
+    if (!status.ok()) {
+      if (options_.on_failure) options_.on_failure(status);
+      return;
+    }
+    if (options_.on_commit) options_.on_commit(clock_.MonotonicNow() - start);
+  }
+  for (const Item& item : batch) {
+    if (item.spoken) item.spoken();
+  }
+}
+
+}  // namespace mindforge

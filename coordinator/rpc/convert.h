@@ -1,0 +1,40 @@
+// The scheduler's records as the protos that callers see, and agents' reports as its events.
+#pragma once
+
+#include <string>
+
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
+#include "coordinator/scheduler/event.h"
+#include "coordinator/scheduler/state.h"
+#include "google/protobuf/duration.pb.h"
+#include "google/protobuf/timestamp.pb.h"
+#include "mindforge/v1/checkpoint_service.pb.h"
+#include "mindforge/v1/deployment_service.pb.h"
+#include "mindforge/v1/job_service.pb.h"
+#include "mindforge/v1/worker_agent_service.pb.h"
+#include "mindforge/v1/worker_service.pb.h"
+
+namespace mindforge {
+
+void SetTimestamp(absl::Time time, google::protobuf::Timestamp* out);
+void SetDuration(absl::Duration duration, google::protobuf::Duration* out);
+
+// What the scheduler decides a validated job by.
+sched::JobWish WishOf(const v1::JobSpec& spec);
+
+void FillJob(const sched::State& state, const sched::Job& job, v1::Job* out);
+void FillEvents(const sched::Job& job, v1::GetJobResponse* out);
+void FillCheckpoint(const sched::Checkpoint& checkpoint, v1::Checkpoint* out);
+void FillWorker(const sched::State& state, const sched::Worker& worker, v1::Worker* out);
+void FillDeployment(const sched::State& state, const sched::Deployment& deployment,
+                    v1::Deployment* out);
+
+// INVALID_ARGUMENT names every field that cannot be.
+absl::StatusOr<sched::WorkerReport> ToReport(const v1::SynchronizeRequest& request);
+
+// What the worker should do now. REQUIRES: it is registered.
+void FillDesired(const sched::State& state, const sched::Worker& worker, const sched::Now& now,
+                 v1::SynchronizeResponse* out);
+
+}  // namespace mindforge
