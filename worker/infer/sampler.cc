@@ -147,6 +147,13 @@ void Sampler::KeepTopK(const float* logits, float largest) {
 void Sampler::KeepTopP() {
   double total = 0;
   for (const TokenProbability& t : kept_) total += t.probability;
+  // Tokens below this bound together weigh less than what top_p leaves out, so they need no
+  // sorting.
+  const double bound = (1 - params_.top_p) * total / static_cast<double>(kept_.size());
+  const auto heavy = std::partition(kept_.begin(), kept_.end(), [bound](const auto& token) {
+    return token.probability >= bound;
+  });
+  if (heavy != kept_.begin()) kept_.erase(heavy, kept_.end());
   std::make_heap(kept_.begin(), kept_.end(), LessProbable);
   double mass = 0;
   auto end = kept_.end();
