@@ -52,6 +52,8 @@ InferenceServer::InferenceServer(const InferenceOptions& options, ModelHost::Loa
   host.engine.max_queue = options.queue_capacity;
   host.observer = &metrics_;
   host.on_change = [this] { HostChanged(); };
+  // A folder of one's own that cannot be served ends the program; a deployment may mend itself.
+  if (options.coordinator.empty()) host.retry_after = absl::InfiniteDuration();
   host_ = std::make_unique<ModelHost>(std::move(host));
 }
 

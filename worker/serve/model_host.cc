@@ -199,7 +199,9 @@ void ModelHost::Settle(const Work& work, const absl::Status& status) {
                     << (serving_.model == nullptr
                             ? "nothing is served"
                             : serving_.model->weights_version + " is served on")
-                    << ", trying again in " << absl::FormatDuration(retry_wait_);
+                    << (retry_wait_ == absl::InfiniteDuration()
+                            ? ""
+                            : ", trying again in " + absl::FormatDuration(retry_wait_));
     retry_wait_ = std::min(retry_wait_ * 2, options_.retry_at_most);
   }
   changed_.SignalAll();

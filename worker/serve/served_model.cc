@@ -25,6 +25,15 @@ SamplingDefaults Defaults(const GenerationDefaults& folder) {
   return defaults;
 }
 
+absl::StatusOr<ModelFolder> Open(const std::string& path) {
+  absl::StatusOr<ModelFolder> folder = OpenModelFolder(path);
+  if (!absl::IsNotFound(folder.status())) return folder;
+  return Error(absl::StatusCode::kNotFound, "MODEL_FILES_MISSING",
+               absl::StrCat(std::string(folder.status().message()),
+                            "; a model folder holds config.json, model.safetensors and "
+                            "tokenizer.json, and every inference worker must see it"));
+}
+
 absl::StatusOr<std::shared_ptr<const Tokenizer>> LoadTokenizer(const ModelFolder& folder) {
   if (folder.tokenizer_path.empty()) {
     return Error(absl::StatusCode::kNotFound, "TOKENIZER_MISSING",
@@ -44,7 +53,7 @@ absl::StatusOr<std::shared_ptr<const Tokenizer>> LoadTokenizer(const ModelFolder
 }  // namespace
 
 absl::StatusOr<LoadedModel> LoadModelFolder(const v1::DesiredModel& desired, RunnerOptions runner) {
-  ASSIGN_OR_RETURN(ModelFolder folder, OpenModelFolder(desired.path()));
+  ASSIGN_OR_RETURN(ModelFolder folder, Open(desired.path()));
   for (const std::string& warning : folder.warnings) {
     MF_LOG(WARNING) << desired.deployment() << ": " << warning;
   }

@@ -1,0 +1,167 @@
+// The whole inference worker in one process, on a loader that the test holds.
+#include "worker/serve/inference_server.h"
+
+#include <thread>
+
+#include "gmock/gmock.h"
+#include "grpc/health/v1/health.grpc.pb.h"
+#include "gtest/gtest.h"
+#include "tests/fakes/temp_dir.h"
+#include "tests/serve/served.h"
+
+namespace mindforge {
+namespace {
+
+using ::testing::HasSubstr;
+
+InferenceOptions Options(const std::string& model) {
+  v1::InferenceConfig config;
+  config.set_model(model);
+  config.set_listen("127.0.0.1:0");
+  config.set_metrics("127.0.0.1:0");
+  auto options = ReadInferenceOptions(config);
+  MF_CHECK_OK(options);
+  return *options;
+}
+
+// Loads when it is let.
+class HeldLoader {
+ public:
+  ModelHost::Loader Get() {
+    return [this](const v1::DesiredModel& desired) -> absl::StatusOr<LoadedModel> {
+      MutexLock lock(mutex_);
+      changed_.Wait(mutex_, [this] {
+        mutex_.AssertHeld();
+        return open_;
+      });
+      if (!failure_.ok()) return failure_;
+      LoadedModel loaded;
+      loaded.model = TestModel(desired.deployment(), desired.weights_version());
+      loaded.runner = std::make_unique<EchoModelRunner>(
+          FakeModelOptions{.vocab_size = kVocab, .max_context = 256}, &control_);
+      return loaded;
+    };
+  }
+  void Open(absl::Status failure = absl::OkStatus()) {
+    MutexLock lock(mutex_);
+    open_ = true;
+    failure_ = std::move(failure);
+    changed_.SignalAll();
+  }
+  FakeModelControl& control() { return control_; }
+
+ private:
+  FakeModelControl control_;
+  Mutex mutex_;
+  CondVar changed_;
+  bool open_ ABSL_GUARDED_BY(mutex_) = false;
+  absl::Status failure_ ABSL_GUARDED_BY(mutex_);
+};
+
+bool Healthy(const std::string& address) {
+  auto channel = MakeChannel(address);
+  MF_CHECK_OK(channel);
+  const auto stub = grpc::health::v1::Health::NewStub(*channel);
+  grpc::ClientContext context;
+  SetDeadline(context, absl::Seconds(60));
+  grpc::health::v1::HealthCheckRequest request;
+  request.set_service("mindforge.v1.InferenceService");
+  grpc::health::v1::HealthCheckResponse response;
+  const grpc::Status status = stub->Check(&context, request, &response);
+  return status.ok() && response.status() == grpc::health::v1::HealthCheckResponse::SERVING;
+}
+
+TEST(InferenceServer, IsHealthyOnceItServesAndUntilItDrains) {
+  HeldLoader loader;
+  auto server = InferenceServer::Start(Options("/models/poems"), loader.Get());
+  ASSERT_TRUE(server.ok()) << server.status();
+  EXPECT_FALSE(Healthy((*server)->address()));
+  loader.Open();
+  ASSERT_TRUE((*server)->WaitForModel().ok());
+  ASSERT_TRUE(Eventually([&] { return Healthy((*server)->address()); }));
+
+  auto channel = MakeChannel((*server)->address());
+  ASSERT_TRUE(channel.ok());
+  const auto stub = v1::InferenceService::NewStub(*channel);
+  loader.control().Hold();
+  Heard heard;
+  std::thread stream([&] { heard = Listen(*stub, Say(std::string("moon river"))); });
+  loader.control().AwaitArrivals(1);
+  std::thread drain([&] { (*server)->Drain(absl::Seconds(60)); });
+  EXPECT_TRUE(Eventually([&] { return !Healthy((*server)->address()); }));
+  EXPECT_TRUE(absl::IsUnavailable(Listen(*stub, Say(std::string("late"))).status));
+  loader.control().Open();
+  stream.join();
+  drain.join();
+  EXPECT_TRUE(heard.status.ok()) << heard.status;
+  EXPECT_EQ(heard.text(), "moon river");
+  EXPECT_EQ(heard.started().worker_id().empty(), false);
+}
+
+TEST(InferenceServer, EndsRequestsThatOutlastTheDrain) {
+  HeldLoader loader;
+  loader.Open();
+  auto server = InferenceServer::Start(Options("/models/poems"), loader.Get());
+  ASSERT_TRUE(server.ok() && (*server)->WaitForModel().ok());
+  auto channel = MakeChannel((*server)->address());
+  const auto stub = v1::InferenceService::NewStub(*channel);
+  loader.control().Hold();
+  v1::GenerateRequest request = Say(std::string("on and on"));
+  request.mutable_stopping()->set_max_new_tokens(200);
+  Heard heard;
+  std::thread stream([&] { heard = Listen(*stub, request); });
+  loader.control().AwaitArrivals(1);
+  loader.control().Allow(3);
+  std::thread drain([&] { (*server)->Drain(absl::ZeroDuration()); });
+  ASSERT_TRUE(Eventually([&] { return (*server)->host().State().draining; }));
+  loader.control().Allow(1000);
+  stream.join();
+  drain.join();
+  EXPECT_TRUE(heard.status.ok() || absl::IsUnavailable(heard.status)) << heard.status;
+}
+
+TEST(InferenceServer, SaysWhyAFolderCannotBeServed) {
+  auto server = InferenceServer::Start(Options("/nowhere/at-all"));
+  ASSERT_TRUE(server.ok());
+  const absl::Status status = (*server)->WaitForModel();
+  EXPECT_TRUE(absl::IsNotFound(status)) << status;
+  EXPECT_THAT(std::string(status.message()), HasSubstr("config.json"));
+}
+
+TEST(InferenceOptions, ListsEveryValueThatCannotBe) {
+  v1::InferenceConfig config;
+  config.set_listen("nowhere");
+  config.set_device("gpu");
+  config.set_dtype("int4");
+  config.set_slots(-1);
+  config.set_model("/models/a");
+  config.set_coordinator("127.0.0.1:7070");
+  const absl::Status status = ReadInferenceOptions(config).status();
+  EXPECT_TRUE(absl::IsInvalidArgument(status));
+  EXPECT_EQ(GetViolations(status).size(), 5u) << status;
+}
+
+TEST(InferenceOptions, HasTheDefaultsOfTheContract) {
+  const InferenceOptions options = *ReadInferenceOptions({});
+  EXPECT_EQ(options.coordinator, "127.0.0.1:7070");
+  EXPECT_EQ(options.server.listen, "127.0.0.1:7071");
+  EXPECT_EQ(options.metrics, "127.0.0.1:9466");
+  EXPECT_EQ(options.runner.slots, 32);
+  EXPECT_EQ(options.runner.dtype, RunnerDtype::kBfloat16);
+}
+
+TEST(WorkerIdentity, IsStableAndOnePerProcess) {
+  TempDir folder;
+  std::string first;
+  {
+    const auto one = TakeWorkerIdentity(folder.path());
+    const auto two = TakeWorkerIdentity(folder.path());
+    ASSERT_TRUE(one.ok() && two.ok());
+    EXPECT_NE(one->id, two->id);
+    first = one->id;
+  }
+  EXPECT_EQ(TakeWorkerIdentity(folder.path())->id, first);
+}
+
+}  // namespace
+}  // namespace mindforge
