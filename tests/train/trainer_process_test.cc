@@ -114,7 +114,7 @@ TEST(TrainerProcess, PackedBfloat16RowsEndWithTheSameBitsToo) {
 TEST(TrainerProcess, AStoppedJobGoesOnWithMoreRanksToTheSameBits) {
   const TestFolder folder;
   v1::StartTraining start = TinyJob(folder);
-  start.mutable_spec()->mutable_training()->set_epochs(60);  // long enough to be stopped amid
+  start.mutable_spec()->mutable_training()->set_epochs(20);  // long enough to be stopped amid
   const Result undisturbed = Train(start, 1, "undisturbed", folder);
 
   start.set_checkpoint_dir(folder / "stopped");

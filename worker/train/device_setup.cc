@@ -42,6 +42,8 @@ absl::StatusOr<c10::Device> SetUpCuda(int index) {
 absl::StatusOr<c10::Device> SetUpDevice(const TrainDevice& device) {
   // cuBLAS is deterministic only with a workspace of fixed size; it is read at the first use.
   setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8", 1);
+  // CUDA numbers the GPUs as the driver's tools do, and so as the agent names them.
+  setenv("CUDA_DEVICE_ORDER", "PCI_BUS_ID", 1);
   try {
     at::set_num_threads(std::max(1, device.threads));
     at::set_num_interop_threads(1);

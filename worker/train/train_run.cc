@@ -194,6 +194,14 @@ absl::StatusOr<TrainOutcome> TrainRun::Impl::TrainFrom(const StartingPoint& star
         *model_, *optimizer_, clock_, sink_);
   }
   ReportState(TrainPhase::kTraining);
+  if (options_.rank == 0) {
+    sink_.OnLog(
+        LogSeverity::kINFO,
+        absl::StrCat("training ", model_->parameter_count(), " parameters with ",
+                     options_.world_size, options_.world_size == 1 ? " rank" : " ranks", ", steps ",
+                     start.step + 1, " to ", setup_.total_steps, ", ", setup_.dataset->sequences(),
+                     " sequences of ", setup_.dataset->row_length(), " tokens an epoch"));
+  }
   // The vote before the first step: all are at the same place, train the same, and may have been
   // told to stop already.
   ASSIGN_OR_RETURN(StepDecision decision, VoteOnStep());
