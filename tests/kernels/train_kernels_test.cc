@@ -241,7 +241,51 @@ TEST_P(TrainKernelsTest, RopeTurnsAndTurnsBack) {
   CheckRope<Bf16>();
 }
 
-// Attention of uneven rows, forward and backward, against the definition.
+// Attention by its definition, one query of one head after the other, in doubles.
+template <typename T>
+struct ExpectedAttention {
+  const AttentionShape<T>& s;
+  const std::vector<T>& qkv;
+  const std::vector<T>& d_out;
+  std::vector<double> out = std::vector<double>(d_out.size());
+  std::vector<double> dqkv = std::vector<double>(qkv.size());
+
+  double Dot(const std::vector<T>& a, int64_t i, int64_t j) const {
+    double sum = 0;
+    for (int64_t d = 0; d < s.head_dim; ++d) {
+      sum += static_cast<double>(Widen(a[i + d])) * Widen(qkv[j + d]);
+    }
+    return sum;
+  }
+
+  void Add(int64_t begin, int64_t query, int64_t head) {
+    const double scale = 1 / std::sqrt(static_cast<double>(s.head_dim));
+    const int64_t q = query * s.stride + head * s.head_dim;
+    const int64_t o = query * s.out_stride + head * s.head_dim;
+    const int64_t k = (s.heads + head / (s.heads / s.kv_heads)) * s.head_dim;
+    const int64_t v = k + s.kv_heads * s.head_dim;
+    std::vector<double> p(query + 1);
+    double total = 0, delta = 0;
+    for (int64_t key = begin; key <= query; ++key) {
+      total += p[key] = std::exp(scale * Dot(qkv, q, key * s.stride + k));
+    }
+    for (int64_t key = begin; key <= query; ++key) {
+      p[key] /= total;
+      delta += p[key] * Dot(d_out, o, key * s.stride + v);
+    }
+    for (int64_t key = begin; key <= query; ++key) {
+      const int64_t at = key * s.stride;
+      const double ds = p[key] * scale * (Dot(d_out, o, at + v) - delta);
+      for (int64_t d = 0; d < s.head_dim; ++d) {
+        out[o + d] += p[key] * Widen(qkv[at + v + d]);
+        dqkv[q + d] += ds * Widen(qkv[at + k + d]);
+        dqkv[at + k + d] += ds * Widen(qkv[q + d]);
+        dqkv[at + v + d] += p[key] * Widen(d_out[o + d]);
+      }
+    }
+  }
+};
+
 template <typename T>
 void TrainKernelsTest::CheckAttention(int64_t head_dim, bool documents) {
   const TrainKernels<T>& kernels = GetTrainKernels<T>(GetParam());
@@ -256,70 +300,35 @@ void TrainKernelsTest::CheckAttention(int64_t head_dim, bool documents) {
   s.out_stride = 4 * head_dim + 1;
   s.starts = starts.data();
   const int64_t n = s.Tokens();
-  std::vector<int32_t> first(n);
-  for (int64_t row = 0; row < s.batch; ++row) {
-    for (int64_t i = 0; i < s.Length(row); ++i) first[s.Start(row) + i] = i / 37 * 37;
-  }
-  if (documents) s.first_key = first.data();
   const auto qkv = Random<T>(n * s.stride, 1);
   const auto d_out = Random<T>(n * s.out_stride, 2);
-  std::vector<T> out(n * s.out_stride), dqkv(n * s.stride);
-  std::vector<float> log2_sum(n * s.heads), work(kernels.attention_workspace(s)),
-      backward_work(kernels.attention_backward_workspace(s));
-  const int64_t k_at = s.heads * head_dim, v_at = k_at + s.kv_heads * head_dim;
-  kernels.attention(kTwoThreads, s, qkv.data(), qkv.data() + k_at, qkv.data() + v_at, out.data(),
-                    log2_sum.data(), work.data());
-  kernels.attention_backward(kTwoThreads, s, qkv.data(), qkv.data() + k_at, qkv.data() + v_at,
-                             out.data(), log2_sum.data(), d_out.data(), dqkv.data(),
-                             dqkv.data() + k_at, dqkv.data() + v_at, backward_work.data());
-  std::vector<double> expected(n * s.stride);
-  const double scale = 1 / std::sqrt(static_cast<double>(head_dim));
-  const double tolerance = std::is_same_v<T, float> ? 1e-5 : 4e-2;
+  ExpectedAttention<T> expected{s, qkv, d_out};
+  std::vector<int32_t> first(n);
   for (int64_t row = 0; row < s.batch; ++row) {
-    for (int64_t query = s.Start(row); query < s.Start(row + 1); ++query) {
-      const int64_t begin = s.Start(row) + (documents ? first[query] : 0);
+    for (int64_t i = 0; i < s.Length(row); ++i) {
+      const int64_t token = s.Start(row) + i;
+      first[token] = documents ? i / 37 * 37 : 0;
       for (int64_t head = 0; head < s.heads; ++head) {
-        const int64_t q = query * s.stride + head * head_dim;
-        const int64_t o = query * s.out_stride + head * head_dim;
-        const int64_t kv = head / 2 * head_dim;
-        const auto dot = [&](const auto& a, int64_t i, int64_t j) {
-          double sum = 0;
-          for (int64_t d = 0; d < head_dim; ++d) {
-            sum += static_cast<double>(Widen(a[i + d])) * Widen(qkv[j + d]);
-          }
-          return sum;
-        };
-        std::vector<double> p(query + 1);
-        double total = 0, delta = 0;
-        for (int64_t key = begin; key <= query; ++key) {
-          total += p[key] = std::exp(scale * dot(qkv, q, key * s.stride + k_at + kv));
-        }
-        for (int64_t key = begin; key <= query; ++key) {
-          p[key] /= total;
-          delta += p[key] * dot(d_out, o, key * s.stride + v_at + kv);
-        }
-        for (int64_t d = 0; d < head_dim; ++d) {
-          double sum = 0;
-          for (int64_t key = begin; key <= query; ++key) {
-            sum += p[key] * Widen(qkv[key * s.stride + v_at + kv + d]);
-          }
-          ASSERT_NEAR(Widen(out[o + d]), sum, tolerance);
-        }
-        for (int64_t key = begin; key <= query; ++key) {
-          const int64_t at = key * s.stride;
-          const double ds = p[key] * scale * (dot(d_out, o, at + v_at + kv) - delta);
-          for (int64_t d = 0; d < head_dim; ++d) {
-            expected[q + d] += ds * Widen(qkv[at + k_at + kv + d]);
-            expected[at + k_at + kv + d] += ds * Widen(qkv[q + d]);
-            expected[at + v_at + kv + d] += p[key] * Widen(d_out[o + d]);
-          }
-        }
+        expected.Add(s.Start(row) + first[token], token, head);
       }
     }
   }
+  if (documents) s.first_key = first.data();
+  std::vector<T> out(n * s.out_stride), dqkv(n * s.stride);
+  std::vector<float> log2_sum(n * s.heads), work(kernels.attention_workspace(s)),
+      backward_work(kernels.attention_backward_workspace(s));
+  const int64_t k = s.heads * head_dim, v = k + s.kv_heads * head_dim;
+  kernels.attention(kTwoThreads, s, qkv.data(), qkv.data() + k, qkv.data() + v, out.data(),
+                    log2_sum.data(), work.data());
+  kernels.attention_backward(kTwoThreads, s, qkv.data(), qkv.data() + k, qkv.data() + v, out.data(),
+                             log2_sum.data(), d_out.data(), dqkv.data(), dqkv.data() + k,
+                             dqkv.data() + v, backward_work.data());
+  const double tolerance = std::is_same_v<T, float> ? 1e-5 : 4e-2;
+  for (int64_t i = 0; i < n * s.out_stride; ++i) {
+    ASSERT_NEAR(Widen(out[i]), expected.out[i], tolerance);
+  }
   for (int64_t i = 0; i < n * s.stride; ++i) {
-    if (i % s.stride >= 8 * head_dim) continue;
-    ASSERT_NEAR(Widen(dqkv[i]), expected[i], tolerance * (1 + std::abs(expected[i]) / 4));
+    ASSERT_NEAR(Widen(dqkv[i]), expected.dqkv[i], tolerance * (1 + std::abs(expected.dqkv[i]) / 4));
   }
 }
 
