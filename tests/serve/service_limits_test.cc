@@ -31,6 +31,7 @@ std::vector<BadRequest> BadRequests() {
          r.set_text("");
          r.set_add_bos(false);
        }},
+      {"text", [](R& r) { r.set_text(std::string(256 * 256 + 1, 'x')); }},
       {"add_bos", [](R& r) { r.set_add_bos(true); }},
       {"chat.messages", [](R& r) { r.mutable_chat(); }},
       {"chat.messages", [](R& r) { r.mutable_chat()->add_messages()->set_role("wizard"); }},

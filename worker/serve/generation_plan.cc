@@ -17,6 +17,8 @@ constexpr int64_t kMaxStopTokens = 256;
 constexpr int64_t kMaxShownLogprobs = 20;
 constexpr int64_t kMaxFlushTokens = 4096;
 constexpr int64_t kMaxRequestIdBytes = 256;
+// No tokenizer has tokens of more bytes: longer texts are refused unread.
+constexpr int64_t kMaxTokenBytes = 256;
 constexpr int64_t kMostTokens = int64_t{1} << 30;
 
 // Messages of an absl::Status from below, as violations of `field`.
@@ -28,8 +30,19 @@ void AddStatus(const absl::Status& status, const std::string& field, FieldChecke
   }
 }
 
+// Whether `bytes` of text could fit the context at all.
+bool CouldFit(const std::string& field, size_t bytes, const ServedModel& model,
+              FieldChecker* check) {
+  const auto most = static_cast<size_t>(model.max_context * kMaxTokenBytes);
+  check->Require(bytes <= most, field,
+                 absl::StrCat("has ", bytes, " bytes; a prompt that fits the context of ",
+                              model.max_context, " tokens has at most ", most));
+  return bytes <= most;
+}
+
 std::vector<int32_t> TextPrompt(const v1::GenerateRequest& request, const ServedModel& model,
                                 FieldChecker* check) {
+  if (!CouldFit("text", request.text().size(), model, check)) return {};
   if (!request.has_add_bos() && model.prompt_style == v1::PROMPT_STYLE_CHAT) {
     v1::ChatMessages chat;
     v1::ChatMessage* message = chat.add_messages();
@@ -64,6 +77,7 @@ std::vector<int32_t> Prompt(const v1::GenerateRequest& request, const ServedMode
     case v1::GenerateRequest::kChat: {
       check->Require(!request.add_bos(), "add_bos",
                      "is for text prompts; the chat template brings its own special tokens");
+      if (!CouldFit("chat", request.chat().ByteSizeLong(), model, check)) return {};
       absl::StatusOr<std::vector<int32_t>> ids = EncodeChat(request.chat(), model, "chat");
       if (ids.ok()) return *std::move(ids);
       AddStatus(ids.status(), "chat", check);

@@ -58,19 +58,14 @@ void InferenceMetrics::Watch(const ModelHost& host) {
 
 void InferenceMetrics::SetVersion(const ServedModel* model) {
   MutexLock lock(mutex_);
-  const std::string shown =
-      model == nullptr ? "" : model->deployment + "\n" + model->weights_version;
-  if (shown == shown_version_) return;
-  version_.RemoveWhere("kind", "served");
-  if (model != nullptr) {
-    version_
-        .Get({{"kind", "served"},
-              {"deployment", model->deployment},
-              {"weights_version", model->weights_version},
-              {"numerics_id", model->numerics_id}})
-        .Set(1);
-  }
-  shown_version_ = shown;
+  if (!shown_version_.empty()) version_.RemoveWhere("weights_version", shown_version_);
+  shown_version_ = model == nullptr ? "" : model->weights_version;
+  if (model == nullptr) return;
+  version_
+      .Get({{"deployment", model->deployment},
+            {"weights_version", model->weights_version},
+            {"numerics_id", model->numerics_id}})
+      .Set(1);
 }
 
 void InferenceMetrics::OnStep(int64_t rows, int64_t prefill_tokens, absl::Duration took) {
