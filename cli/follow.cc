@@ -17,6 +17,20 @@ namespace {
 constexpr absl::Duration kLastRecords = absl::Seconds(2);
 constexpr absl::Duration kRecordsPause = absl::Milliseconds(300);
 
+// Errors that another try does not cure; whatever else ends a stream is a server on its way out.
+bool WillNeverWork(const grpc::Status& status) {
+  switch (status.error_code()) {
+    case grpc::StatusCode::UNIMPLEMENTED:
+    case grpc::StatusCode::NOT_FOUND:
+    case grpc::StatusCode::INVALID_ARGUMENT:
+    case grpc::StatusCode::PERMISSION_DENIED:
+    case grpc::StatusCode::UNAUTHENTICATED:
+      return true;
+    default:
+      return false;
+  }
+}
+
 // Two streams into one view: the job's states on the caller's thread, its steps on a thread of
 // their own, because either may be silent for long.
 class Follower {
@@ -97,9 +111,7 @@ class Follower {
       }
       const grpc::Status status = reader->Finish();
       SetRecordsCall(nullptr);
-      const bool gone = status.error_code() == grpc::StatusCode::UNAVAILABLE ||
-                        status.error_code() == grpc::StatusCode::DEADLINE_EXCEEDED;
-      if (last_pass || (!status.ok() && !gone)) break;
+      if (last_pass || WillNeverWork(status)) break;
       MutexLock lock(mutex_);
       changed_.WaitFor(mutex_, kRecordsPause, [this] {
         mutex_.AssertHeld();

@@ -44,7 +44,7 @@ bool PauseAndRetry(Session& session, const CallOptions& call, const absl::Status
                               " is not reachable; trying again with --request-id ",
                               call.request_id));
   }
-  return session.Pause(std::min(kFirstPause * (1 << attempt), kLongestPause));
+  return session.PauseUntilConnected(std::min(kFirstPause * (1 << attempt), kLongestPause));
 }
 
 absl::Status GivenUpStatus(Session& session, const std::string& what, const absl::Status& status) {

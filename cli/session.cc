@@ -11,6 +11,11 @@
 #include "common/status_macros.h"
 
 namespace mindforge::cli {
+namespace {
+
+constexpr absl::Duration kConnectSlice = absl::Milliseconds(50);  // how soon Ctrl-C is noticed
+
+}  // namespace
 
 Session::Session(std::ostream& out, std::ostream& err, Terminal out_terminal, Terminal err_terminal)
     : out_(out), err_(err), out_terminal_(out_terminal), err_terminal_(err_terminal) {}
@@ -81,6 +86,16 @@ bool Session::Pause(absl::Duration duration) {
   const absl::Duration left = deadline_ - absl::Now();
   if (shutdown().WaitFor(std::min(duration, std::max(left, absl::ZeroDuration())))) return false;
   return left > duration;
+}
+
+bool Session::PauseUntilConnected(absl::Duration duration) {
+  const absl::Time end = std::min(deadline_, absl::Now() + duration);
+  if (channel_->GetState(/*try_to_connect=*/true) == GRPC_CHANNEL_READY) return Pause(duration);
+  while (!interrupted() && absl::Now() < end) {
+    const absl::Time slice = std::min(end, absl::Now() + kConnectSlice);
+    if (channel_->WaitForConnected(absl::ToChronoTime(slice))) break;
+  }
+  return !interrupted() && absl::Now() < deadline_;
 }
 
 void Session::AddCall(grpc::ClientContext* context) {

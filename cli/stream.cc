@@ -23,7 +23,9 @@ AfterStream AfterLostStream(Session& session, StreamCall& call, const grpc::Stat
     status = absl::CancelledError("interrupted");
     return AfterStream::kFail;
   }
-  const bool gone = raw.ok() || status.code() == absl::StatusCode::kUnavailable;
+  // A server that stops cancels its streams.
+  const bool gone = raw.ok() || status.code() == absl::StatusCode::kUnavailable ||
+                    raw.error_code() == grpc::StatusCode::CANCELLED;
   if (!gone || !call.reconnect || !call.connected) {
     if (status.ok()) {
       status =
@@ -36,7 +38,8 @@ AfterStream AfterLostStream(Session& session, StreamCall& call, const grpc::Stat
                           " was lost; trying again until it is back (Ctrl-C stops trying)"));
   }
   lost = true;
-  if (session.Pause(std::min(kFirstPause * (1 << std::min(attempt++, 4)), kLongestPause))) {
+  if (session.PauseUntilConnected(
+          std::min(kFirstPause * (1 << std::min(attempt++, 4)), kLongestPause))) {
     return AfterStream::kReopen;
   }
   // What ended the pause says how this ends.
