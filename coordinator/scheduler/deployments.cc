@@ -161,7 +161,6 @@ void On(Context& c, const InferenceGone& event) {
 }
 
 void AssignInference(Context& c) {
-  const std::set<std::string> served_before = ServedVersions(c.state);
   KeepSeats(c.state);
   FillSeats(c.state);
   for (auto& [id, node] : c.state.inference) {
@@ -176,7 +175,7 @@ void AssignInference(Context& c) {
     ++node.desired_version;
     c.out.touched_inference = true;
   }
-  if (ServedVersions(c.state) == served_before) return;
+  // A version may have gone out of service: its folder can go now.
   std::set<JobId> followed;
   for (const auto& [name, deployment] : c.state.deployments) {
     if (!deployment.job.empty()) followed.insert(deployment.job);

@@ -1,0 +1,152 @@
+// A store in memory that keeps what SqliteStore keeps, and fails when told to.
+#pragma once
+
+#include <map>
+#include <set>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "common/mutex.h"
+#include "coordinator/store/store.h"
+
+namespace mindforge {
+
+// Thread-safe.
+class MemoryStore : public Store {
+ public:
+  absl::StatusOr<sched::Snapshot> Load() override {
+    MutexLock lock(mutex_);
+    sched::Snapshot snapshot;
+    for (const auto& [id, job] : jobs_) {
+      snapshot.jobs.push_back(job);
+      auto& history = snapshot.histories[id];
+      for (const auto& [number, event] : events_[id]) {
+        history.events.push_back(event);
+        history.event_count = number;
+      }
+      if (!logs_[id].empty()) history.log_count = logs_[id].rbegin()->first;
+      if (progress_[id].empty()) continue;
+      history.last_progress = progress_[id].rbegin()->second;
+      history.last_progress.bytes.clear();
+      history.first_loss = progress_[id].begin()->second.loss;
+      if (sched::IsFinal(job.state)) continue;
+      for (const auto& [step, record] : progress_[id]) {
+        history.productive_seconds += record.step_seconds;
+      }
+    }
+    for (const auto& [id, worker] : workers_) snapshot.workers.push_back(worker);
+    for (const auto& [key, checkpoint] : checkpoints_) snapshot.checkpoints.push_back(checkpoint);
+    for (const auto& [name, d] : deployments_) snapshot.deployments.push_back(d);
+    for (const auto& [path, order] : delete_orders_) snapshot.delete_orders.push_back(order);
+    for (const auto& [id, request] : requests_) snapshot.requests.push_back(request);
+    return snapshot;
+  }
+
+  absl::Status Apply(const std::vector<const sched::Changes*>& batch) override {
+    MutexLock lock(mutex_);
+    blocked_.Wait(mutex_, [&] {
+      mutex_.AssertHeld();
+      return !block_;
+    });
+    if (!fail_.ok()) return fail_;
+    for (const sched::Changes* changes : batch) Take(*changes);
+    ++transactions_;
+    return absl::OkStatus();
+  }
+
+  absl::StatusOr<std::vector<StoredProgress>> ReadProgress(const JobId& job, int64_t after_step,
+                                                           int limit) override {
+    MutexLock lock(mutex_);
+    std::vector<StoredProgress> records;
+    const auto& all = progress_[job];
+    for (auto it = all.upper_bound(after_step); it != all.end(); ++it) {
+      if (static_cast<int>(records.size()) == limit) break;
+      records.push_back({it->first, it->second.bytes});
+    }
+    return records;
+  }
+
+  absl::StatusOr<std::vector<StoredLog>> ReadLogs(const JobId& job, int64_t after,
+                                                  std::optional<int> rank, int limit) override {
+    MutexLock lock(mutex_);
+    std::vector<StoredLog> lines;
+    const auto& all = logs_[job];
+    for (auto it = all.upper_bound(after); it != all.end(); ++it) {
+      if (static_cast<int>(lines.size()) == limit) break;
+      if (rank && it->second.rank != *rank) continue;
+      lines.push_back({it->first, it->second.rank, it->second.bytes});
+    }
+    return lines;
+  }
+
+  // Every later Apply fails so; OK heals.
+  void FailWith(absl::Status status) {
+    MutexLock lock(mutex_);
+    fail_ = std::move(status);
+  }
+  // While blocked Apply waits, as a slow disk makes it.
+  void Block(bool block) {
+    MutexLock lock(mutex_);
+    block_ = block;
+    blocked_.SignalAll();
+  }
+  int transactions() const {
+    MutexLock lock(mutex_);
+    return transactions_;
+  }
+
+ private:
+  void Take(const sched::Changes& changes) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+    for (const auto& job : changes.jobs) jobs_[job.id] = job;
+    for (const auto& [job, entry] : changes.events) {
+      auto& events = events_[job];
+      events[entry.first] = entry.second;
+      if (events.size() > sched::kMaxEventsPerJob) events.erase(events.begin());
+    }
+    for (const auto& [job, record] : changes.progress) {
+      progress_[job].insert({record.step, record});
+    }
+    for (const auto& [job, entry] : changes.logs) {
+      auto& logs = logs_[job];
+      logs[entry.first] = entry.second;
+      logs.erase(logs.begin(), logs.upper_bound(entry.first - sched::kMaxLogLinesPerJob));
+    }
+    for (const auto& worker : changes.workers) workers_[worker.id] = worker;
+    for (const auto& id : changes.deleted_workers) workers_.erase(id);
+    for (const auto& c : changes.checkpoints) checkpoints_[{c.job, c.step}] = c;
+    for (const auto& key : changes.deleted_checkpoints) checkpoints_.erase(key);
+    for (const auto& order : changes.delete_orders) delete_orders_[order.path] = order;
+    for (const auto& path : changes.done_delete_orders) delete_orders_.erase(path);
+    for (const auto& d : changes.deployments) deployments_[d.name] = d;
+    for (const auto& name : changes.deleted_deployments) deployments_.erase(name);
+    for (const auto& request : changes.requests) requests_[request.id] = request;
+    for (const auto& id : changes.forgotten_requests) requests_.erase(id);
+    for (const auto& id : changes.deleted_jobs) {
+      jobs_.erase(id);
+      events_.erase(id);
+      progress_.erase(id);
+      logs_.erase(id);
+      std::erase_if(checkpoints_, [&](const auto& e) { return e.first.first == id; });
+      std::erase_if(delete_orders_, [&](const auto& e) { return e.second.job == id; });
+    }
+  }
+
+  mutable Mutex mutex_;
+  CondVar blocked_;
+  bool block_ ABSL_GUARDED_BY(mutex_) = false;
+  int transactions_ ABSL_GUARDED_BY(mutex_) = 0;
+  absl::Status fail_ ABSL_GUARDED_BY(mutex_);
+  std::map<JobId, sched::JobRecord> jobs_ ABSL_GUARDED_BY(mutex_);
+  std::map<JobId, std::map<int64_t, sched::JobEvent>> events_ ABSL_GUARDED_BY(mutex_);
+  std::map<JobId, std::map<int64_t, sched::Progress>> progress_ ABSL_GUARDED_BY(mutex_);
+  std::map<JobId, std::map<int64_t, sched::LogLine>> logs_ ABSL_GUARDED_BY(mutex_);
+  std::map<WorkerId, sched::WorkerRecord> workers_ ABSL_GUARDED_BY(mutex_);
+  std::map<std::pair<JobId, int64_t>, sched::Checkpoint> checkpoints_ ABSL_GUARDED_BY(mutex_);
+  std::map<std::string, sched::DeleteOrder> delete_orders_ ABSL_GUARDED_BY(mutex_);
+  std::map<std::string, sched::Deployment> deployments_ ABSL_GUARDED_BY(mutex_);
+  std::map<std::string, sched::RequestRecord> requests_ ABSL_GUARDED_BY(mutex_);
+};
+
+}  // namespace mindforge

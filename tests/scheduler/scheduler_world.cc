@@ -1,0 +1,192 @@
+#include "tests/scheduler/scheduler_world.h"
+
+#include <algorithm>
+
+#include "absl/strings/str_cat.h"
+#include "coordinator/scheduler/desired.h"
+#include "coordinator/scheduler/placement.h"
+#include "coordinator/scheduler/step.h"
+
+namespace mindforge::sched {
+namespace {
+
+template <typename Rows, typename Row, typename Same>
+void Replace(Rows& rows, const Row& row, Same same) {
+  std::erase_if(rows, same);
+  rows.push_back(row);
+}
+
+}  // namespace
+
+SchedulerWorld::SchedulerWorld(Settings s) : settings(s) {
+  settings.gather_window = absl::ZeroDuration();
+  state = LoadState({}, settings, now);
+}
+
+void SchedulerWorld::Store(const Changes& changes) {
+  for (const JobRecord& job : changes.jobs) {
+    Replace(rows.jobs, job, [&](const JobRecord& r) { return r.id == job.id; });
+  }
+  for (const auto& [job, entry] : changes.events) {
+    rows.histories[job].events.push_back(entry.second);
+    rows.histories[job].event_count = entry.first;
+  }
+  for (const auto& [job, record] : changes.progress) {
+    rows.histories[job].last_progress = record;
+  }
+  for (const WorkerRecord& worker : changes.workers) {
+    Replace(rows.workers, worker, [&](const WorkerRecord& r) { return r.id == worker.id; });
+  }
+  for (const Checkpoint& c : changes.checkpoints) {
+    Replace(rows.checkpoints, c,
+            [&](const Checkpoint& r) { return r.job == c.job && r.step == c.step; });
+  }
+  for (const auto& [job, step] : changes.deleted_checkpoints) {
+    std::erase_if(rows.checkpoints, [&, job = job, step = step](const Checkpoint& r) {
+      return r.job == job && r.step == step;
+    });
+  }
+  for (const Deployment& d : changes.deployments) {
+    Replace(rows.deployments, d, [&](const Deployment& r) { return r.name == d.name; });
+  }
+  for (const RequestRecord& request : changes.requests) rows.requests.push_back(request);
+  for (const DeleteOrder& order : changes.delete_orders) rows.delete_orders.push_back(order);
+}
+
+Outcome SchedulerWorld::Do(const Event& event) {
+  Outcome outcome = Step(state, now, event);
+  Store(outcome.changes);
+  return outcome;
+}
+
+Outcome SchedulerWorld::Advance(absl::Duration by) {
+  now.wall += by;
+  now.mono += by;
+  return Do(Tick{});
+}
+
+void SchedulerWorld::AdvanceWith(absl::Duration by, const std::vector<std::string>& callers) {
+  for (absl::Duration passed; passed < by; passed += absl::Seconds(1)) {
+    Advance(absl::Seconds(1));
+    for (const std::string& worker : callers) Call(worker);
+  }
+}
+
+Outcome SchedulerWorld::SubmitWish(const JobWish& wish) {
+  return Do(SubmitJob{JobId(wish.name + "-id"),
+                      wish,
+                      "spec of " + wish.name,
+                      {absl::StrCat("request-", next_request++), "digest"}});
+}
+
+JobId SchedulerWorld::Submit(const std::string& name, int min, int max, int64_t microbatches) {
+  JobWish wish;
+  wish.name = name;
+  wish.min_workers = min;
+  wish.max_workers = max;
+  wish.accumulation_steps = microbatches;
+  wish.checkpoint_dir = "/checkpoints";
+  return SubmitWish(wish).job;
+}
+
+void SchedulerWorld::AddWorker(const std::string& name, int devices, const std::string& signature,
+                               DeviceKind kind) {
+  Agent agent;
+  for (int i = 0; i < devices; ++i) {
+    agent.devices.push_back({absl::StrCat(KindName(kind), ":", i), kind, "model", 0, 1, signature});
+  }
+  agents[name] = agent;
+  Call(name);
+}
+
+Outcome SchedulerWorld::Call(const std::string& name, WorkerReport report) {
+  const Agent& agent = agents.at(name);
+  report.worker.id = WorkerId(name + "-id");
+  report.worker.name = name;
+  report.worker.advertise_host = "host-" + name;
+  report.worker.incarnation = agent.incarnation;
+  report.worker.devices = agent.devices;
+  report.stopping = agent.stopping;
+  for (const auto& [device, status] : agent.trainers) report.statuses.push_back(status);
+  return Do(report);
+}
+
+void SchedulerWorld::Obey(const std::string& name, Phase phase) {
+  Call(name);
+  Agent& agent = agents.at(name);
+  const Worker& worker = state.workers.at(WorkerId(name + "-id"));
+  for (const DesiredDevice& order : DesiredFor(state, worker, now).devices) {
+    if (order.job == nullptr) {
+      agent.trainers.erase(order.device->id);
+      continue;
+    }
+    DeviceStatus& status = agent.trainers[order.device->id];
+    if (status.job != order.job->id || status.generation != order.job->generation) status = {};
+    status.device = order.device->id;
+    status.job = order.job->id;
+    status.generation = order.job->generation;
+    status.rank = order.rank;
+    status.phase = phase;
+    if (order.rank == 0) status.rendezvous = "host-" + name + ":1234";
+  }
+  Call(name);
+}
+
+Outcome SchedulerWorld::EndTrainer(const std::string& worker, const TrainerExit& exit, Phase phase,
+                                   const std::string& device) {
+  DeviceStatus& status = agent(worker).trainers.at(device);
+  status.phase = phase;
+  status.exit = exit;
+  return Call(worker);
+}
+
+Outcome SchedulerWorld::Progressed(const std::string& worker, const JobId& id, int64_t step) {
+  Progress record;
+  record.step = step;
+  record.total_steps = 100;
+  record.generation = job(id).generation;
+  record.loss = 1.0 / static_cast<double>(step);
+  record.step_seconds = 1;
+  WorkerReport report;
+  report.progress.push_back({++agent(worker).spooled, id, record});
+  return Call(worker, report);
+}
+
+Outcome SchedulerWorld::Checkpointed(const std::string& worker, const JobId& id, int64_t step,
+                                     bool final, int64_t generation) {
+  if (generation == 0) generation = job(id).generation.value();
+  CheckpointWritten written;
+  written.step = step;
+  written.generation = Generation(generation);
+  written.path = absl::StrCat("/checkpoints/", id.value(), "/step-", step, ".g", generation);
+  written.manifest_digest = absl::StrCat("digest", step);
+  written.final = final;
+  WorkerReport report;
+  report.checkpoints.push_back({++agent(worker).spooled, id, written});
+  return Call(worker, report);
+}
+
+void SchedulerWorld::RunAll() {
+  for (int round = 0; round < 2; ++round) {
+    for (const auto& [name, agent] : agents) Obey(name);
+  }
+}
+
+void SchedulerWorld::RestartCoordinator() { state = LoadState(rows, settings, now); }
+
+std::vector<std::string> SchedulerWorld::Trace(const JobId& id) const {
+  std::vector<std::string> trace;
+  for (const JobEvent& event : job(id).events) {
+    const std::string name = StateName(event.state);
+    if (trace.empty() || trace.back() != name) trace.push_back(name);
+  }
+  return trace;
+}
+
+TrainerExit Killed() { return {false, "was killed by signal 9 (Killed)", {}, "", {}}; }
+TrainerExit Failed(FailureKind kind, const std::string& message) {
+  return {false, "exited with code 1", kind, message, {}};
+}
+TrainerExit Clean() { return {true, "exited with code 0", {}, "", {}}; }
+
+}  // namespace mindforge::sched

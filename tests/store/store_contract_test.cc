@@ -1,0 +1,296 @@
+// What every store promises, run on SQLite and on the fake that other tests use.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <memory>
+
+#include "absl/strings/str_cat.h"
+#include "coordinator/store/sqlite_store.h"
+#include "tests/fakes/memory_store.h"
+#include "tests/fakes/temp_dir.h"
+
+namespace mindforge {
+namespace {
+
+using sched::Changes;
+using ::testing::ElementsAre;
+using ::testing::IsEmpty;
+
+// One implementation; Reopen is a restart of the process.
+class Harness {
+ public:
+  virtual ~Harness() = default;
+  virtual Store& store() = 0;
+  virtual void Reopen() = 0;
+};
+
+class SqliteHarness : public Harness {
+ public:
+  SqliteHarness() { Reopen(); }
+  Store& store() override { return *store_; }
+  void Reopen() override {
+    store_.reset();
+    auto opened = SqliteStore::Open(folder_.path());
+    MF_CHECK_OK(opened.status());
+    store_ = *std::move(opened);
+  }
+
+ private:
+  TempDir folder_;
+  std::unique_ptr<SqliteStore> store_;
+};
+
+class MemoryHarness : public Harness {
+ public:
+  Store& store() override { return store_; }
+  void Reopen() override {}
+
+ private:
+  MemoryStore store_;
+};
+
+template <typename T>
+std::unique_ptr<Harness> Make() {
+  return std::make_unique<T>();
+}
+
+class StoreContract : public ::testing::TestWithParam<std::unique_ptr<Harness> (*)()> {
+ protected:
+  void Apply(const Changes& changes) { MF_CHECK_OK(store().Apply({&changes})); }
+  Store& store() { return harness_->store(); }
+  sched::Snapshot LoadAgain() {
+    harness_->Reopen();
+    auto snapshot = store().Load();
+    MF_CHECK_OK(snapshot.status());
+    return *std::move(snapshot);
+  }
+
+  std::unique_ptr<Harness> harness_ = GetParam()();
+};
+
+INSTANTIATE_TEST_SUITE_P(Stores, StoreContract,
+                         ::testing::Values(&Make<SqliteHarness>, &Make<MemoryHarness>),
+                         [](const auto& info) { return info.index == 0 ? "Sqlite" : "Memory"; });
+
+sched::JobRecord FullJob() {
+  sched::JobRecord job;
+  job.id = JobId("abc");
+  job.sequence = 7;
+  job.wish = {"tang", 2, 4, 8, sched::DeviceKind::kCuda, -3, "/ck", 5, 100, 9};
+  job.spec = std::string("\0\xff spec", 7);
+  job.state = sched::JobState::kResizing;
+  job.reason = "because";
+  job.generation = Generation(3);
+  job.members = {{WorkerId("w1"), "cuda:0"}, {WorkerId("w2"), "cuda:1"}};
+  job.failures = 1;
+  job.submitted_at = absl::FromUnixMicros(1'700'000'000'000'001);
+  job.started_at = absl::FromUnixMicros(1'700'000'000'000'002);
+  job.revision = 99;
+  job.device_signature = "sig";
+  job.dataset_digest = "digest";
+  job.pause_requested = true;
+  job.stop = sched::StopPurpose::kResize;
+  job.stop_sequence = 4;
+  job.world_sizes = {{Generation(1), Step(0), 2}, {Generation(3), Step(50), 1}};
+  return job;
+}
+
+TEST_P(StoreContract, IsEmptyAtFirst) {
+  const sched::Snapshot snapshot = LoadAgain();
+  EXPECT_THAT(snapshot.jobs, IsEmpty());
+  EXPECT_THAT(snapshot.workers, IsEmpty());
+  EXPECT_THAT(snapshot.requests, IsEmpty());
+}
+
+TEST_P(StoreContract, GivesAJobBackAsItWas) {
+  const sched::JobRecord job = FullJob();
+  Changes changes;
+  changes.jobs = {job};
+  Apply(changes);
+  const sched::Snapshot snapshot = LoadAgain();
+  ASSERT_EQ(snapshot.jobs.size(), 1u);
+  const sched::JobRecord& got = snapshot.jobs[0];
+  EXPECT_EQ(got.id, job.id);
+  EXPECT_EQ(got.sequence, job.sequence);
+  EXPECT_EQ(got.wish.name, "tang");
+  EXPECT_EQ(got.wish.min_workers, 2);
+  EXPECT_EQ(got.wish.max_workers, 4);
+  EXPECT_EQ(got.wish.accumulation_steps, 8);
+  EXPECT_EQ(got.wish.device, sched::DeviceKind::kCuda);
+  EXPECT_EQ(got.wish.priority, -3);
+  EXPECT_EQ(got.wish.checkpoint_dir, "/ck");
+  EXPECT_EQ(got.wish.keep_last, 5);
+  EXPECT_EQ(got.wish.keep_every, 100);
+  EXPECT_EQ(got.wish.max_failures, 9);
+  EXPECT_EQ(got.spec, job.spec);
+  EXPECT_EQ(got.state, job.state);
+  EXPECT_EQ(got.reason, job.reason);
+  EXPECT_EQ(got.generation, job.generation);
+  EXPECT_EQ(got.members, job.members);
+  EXPECT_EQ(got.failures, 1);
+  EXPECT_EQ(got.submitted_at, job.submitted_at);
+  EXPECT_EQ(got.started_at, job.started_at);
+  EXPECT_EQ(got.finished_at, absl::InfinitePast());
+  EXPECT_EQ(got.revision, 99);
+  EXPECT_EQ(got.device_signature, "sig");
+  EXPECT_EQ(got.dataset_digest, "digest");
+  EXPECT_TRUE(got.pause_requested);
+  EXPECT_EQ(got.stop, job.stop);
+  EXPECT_EQ(got.stop_sequence, 4);
+  ASSERT_EQ(got.world_sizes.size(), 2u);
+  EXPECT_EQ(got.world_sizes[1].from_step, Step(50));
+}
+
+TEST_P(StoreContract, GivesTheRestBackAsItWas) {
+  Changes changes;
+  sched::WorkerRecord worker;
+  worker.id = WorkerId("w");
+  worker.name = "node \"1\"";
+  worker.incarnation = "i";
+  worker.devices = {{"cuda:0", sched::DeviceKind::kCuda, "H100", 80, 2, "sig"}};
+  worker.drained = true;
+  worker.acks = {1, 2, 3, 4};
+  changes.workers = {worker};
+  sched::Checkpoint checkpoint;
+  checkpoint.job = JobId("abc");
+  checkpoint.step = 10;
+  checkpoint.path = "/ck/abc/step-10.g1";
+  checkpoint.final = true;
+  checkpoint.pinned = true;
+  checkpoint.verification = sched::Verification::kPending;
+  checkpoint.worker = WorkerId("w");
+  changes.checkpoints = {checkpoint};
+  sched::Deployment by_step, by_path;
+  by_step.name = "a";
+  by_step.job = JobId("abc");
+  by_step.step = 0;
+  by_path.name = "b";
+  by_path.path = "/model";
+  changes.deployments = {by_step, by_path};
+  changes.delete_orders = {{"/old", JobId("abc"), WorkerId("w")}};
+  changes.requests = {{"r", "d", JobId("abc"), 5}};
+  Apply(changes);
+  const sched::Snapshot snapshot = LoadAgain();
+  EXPECT_THAT(snapshot.workers, ElementsAre(worker));
+  ASSERT_EQ(snapshot.checkpoints.size(), 1u);
+  EXPECT_EQ(snapshot.checkpoints[0].path, checkpoint.path);
+  EXPECT_TRUE(snapshot.checkpoints[0].final);
+  EXPECT_TRUE(snapshot.checkpoints[0].pinned);
+  EXPECT_EQ(snapshot.checkpoints[0].verification, sched::Verification::kPending);
+  ASSERT_EQ(snapshot.deployments.size(), 2u);
+  EXPECT_EQ(snapshot.deployments[0].step, 0);
+  EXPECT_EQ(snapshot.deployments[1].step, std::nullopt);
+  ASSERT_EQ(snapshot.delete_orders.size(), 1u);
+  EXPECT_EQ(snapshot.delete_orders[0].worker, WorkerId("w"));
+  ASSERT_EQ(snapshot.requests.size(), 1u);
+  EXPECT_EQ(snapshot.requests[0].job, JobId("abc"));
+
+  Changes gone;
+  gone.deleted_workers = {WorkerId("w")};
+  gone.deleted_checkpoints = {{JobId("abc"), 10}};
+  gone.deleted_deployments = {"a", "b"};
+  gone.done_delete_orders = {"/old"};
+  gone.forgotten_requests = {"r"};
+  Apply(gone);
+  const sched::Snapshot after = LoadAgain();
+  EXPECT_THAT(after.workers, IsEmpty());
+  EXPECT_THAT(after.checkpoints, IsEmpty());
+  EXPECT_THAT(after.deployments, IsEmpty());
+  EXPECT_THAT(after.delete_orders, IsEmpty());
+  EXPECT_THAT(after.requests, IsEmpty());
+}
+
+sched::Progress Record(int64_t step, const std::string& bytes) {
+  sched::Progress record;
+  record.step = step;
+  record.loss = static_cast<double>(10 - step);
+  record.step_seconds = 0.5;
+  record.bytes = bytes;
+  return record;
+}
+
+TEST_P(StoreContract, KeepsTheFirstRecordOfAStep) {
+  Changes changes;
+  changes.jobs = {FullJob()};
+  changes.progress = {{JobId("abc"), Record(1, "first")}, {JobId("abc"), Record(2, "two")}};
+  Apply(changes);
+  Changes again;
+  again.progress = {{JobId("abc"), Record(1, "again")}, {JobId("other"), Record(9, "x")}};
+  Apply(again);
+  const auto records = store().ReadProgress(JobId("abc"), 0, 10);
+  ASSERT_TRUE(records.ok());
+  ASSERT_EQ(records->size(), 2u);
+  EXPECT_EQ((*records)[0].bytes, "first");
+  EXPECT_EQ(store().ReadProgress(JobId("abc"), 1, 10)->size(), 1u);
+  EXPECT_EQ(store().ReadProgress(JobId("abc"), 0, 1)->size(), 1u);
+  const auto history = LoadAgain().histories[JobId("abc")];
+  EXPECT_EQ(history.last_progress.step, 2);
+  EXPECT_EQ(history.first_loss, 9);
+  EXPECT_EQ(history.productive_seconds, 1.0);
+}
+
+TEST_P(StoreContract, DropsTheOldestLogLines) {
+  Changes changes;
+  changes.jobs = {FullJob()};
+  const int64_t count = sched::kMaxLogLinesPerJob + 10;
+  for (int64_t i = 1; i <= count; ++i) {
+    changes.logs.push_back({JobId("abc"), {i, {static_cast<int>(i % 2), absl::StrCat("l", i)}}});
+  }
+  Apply(changes);
+  const auto first = store().ReadLogs(JobId("abc"), 0, std::nullopt, 1);
+  ASSERT_EQ(first->size(), 1u);
+  EXPECT_EQ((*first)[0].number, 11);
+  const auto of_rank = store().ReadLogs(JobId("abc"), count - 4, 1, 10);
+  ASSERT_EQ(of_rank->size(), 2u);
+  EXPECT_EQ((*of_rank)[0].bytes, absl::StrCat("l", count - 3));
+  EXPECT_EQ(LoadAgain().histories[JobId("abc")].log_count, count);
+}
+
+TEST_P(StoreContract, KeepsTheNewestEvents) {
+  Changes changes;
+  changes.jobs = {FullJob()};
+  for (int64_t i = 1; i <= 60; ++i) {
+    changes.events.push_back({JobId("abc"),
+                              {i,
+                               {absl::FromUnixSeconds(i), sched::JobState::kQueued, Generation(1),
+                                absl::StrCat("e", i)}}});
+  }
+  Apply(changes);
+  const auto history = LoadAgain().histories[JobId("abc")];
+  ASSERT_EQ(history.events.size(), sched::kMaxEventsPerJob);
+  EXPECT_EQ(history.events.front().reason, "e11");
+  EXPECT_EQ(history.event_count, 60);
+}
+
+TEST_P(StoreContract, DeletesAJobWithAllThatIsItsOwn) {
+  Changes changes;
+  changes.jobs = {FullJob()};
+  changes.progress = {{JobId("abc"), Record(1, "x")}};
+  changes.logs = {{JobId("abc"), {1, {0, "line"}}}};
+  changes.requests = {{"r", "d", JobId("abc"), 5}};
+  sched::Checkpoint checkpoint;
+  checkpoint.job = JobId("abc");
+  changes.checkpoints = {checkpoint};
+  Apply(changes);
+  Changes gone;
+  gone.deleted_jobs = {JobId("abc")};
+  Apply(gone);
+  EXPECT_THAT(*store().ReadLogs(JobId("abc"), 0, std::nullopt, 10), IsEmpty());
+  EXPECT_THAT(*store().ReadProgress(JobId("abc"), 0, 10), IsEmpty());
+  const sched::Snapshot snapshot = LoadAgain();
+  EXPECT_THAT(snapshot.jobs, IsEmpty());
+  EXPECT_THAT(snapshot.checkpoints, IsEmpty());
+  EXPECT_EQ(snapshot.requests.size(), 1u) << "the request stays known";
+}
+
+TEST_P(StoreContract, AppliesABatchInOrder) {
+  Changes first, second;
+  first.jobs = {FullJob()};
+  second.jobs = {FullJob()};
+  second.jobs[0].reason = "later";
+  MF_CHECK_OK(store().Apply({&first, &second}));
+  EXPECT_EQ(LoadAgain().jobs[0].reason, "later");
+}
+
+}  // namespace
+}  // namespace mindforge
