@@ -104,7 +104,6 @@ grpc::ServerUnaryReactor* JobService::SubmitJob(grpc::CallbackServerContext* con
                                                 const v1::SubmitJobRequest* request,
                                                 v1::SubmitJobResponse* response) {
   ValidatedJob job = ValidateJob(request->job());
-  for (FieldViolation& violation : job.violations) violation.field.insert(0, "job.");
   absl::StatusOr<sched::Request> id;
   if (!request->validate_only() || !request->request_id().empty()) {
     id = RequestOf("SubmitJob", request->request_id(), request->job());

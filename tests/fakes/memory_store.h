@@ -46,10 +46,13 @@ class MemoryStore : public Store {
 
   absl::Status Apply(const std::vector<const sched::Changes*>& batch) override {
     MutexLock lock(mutex_);
+    waiting_ = true;
+    blocked_.SignalAll();
     blocked_.Wait(mutex_, [&] {
       mutex_.AssertHeld();
       return !block_;
     });
+    waiting_ = false;
     if (!fail_.ok()) return fail_;
     for (const sched::Changes* changes : batch) Take(*changes);
     ++transactions_;
@@ -91,6 +94,14 @@ class MemoryStore : public Store {
     MutexLock lock(mutex_);
     block_ = block;
     blocked_.SignalAll();
+  }
+  // True once an Apply waits.
+  bool WaitUntilBlocked(absl::Duration patience) {
+    MutexLock lock(mutex_);
+    return blocked_.WaitFor(mutex_, patience, [&] {
+      mutex_.AssertHeld();
+      return waiting_ && block_;
+    });
   }
   int transactions() const {
     MutexLock lock(mutex_);
@@ -136,6 +147,7 @@ class MemoryStore : public Store {
   mutable Mutex mutex_;
   CondVar blocked_;
   bool block_ ABSL_GUARDED_BY(mutex_) = false;
+  bool waiting_ ABSL_GUARDED_BY(mutex_) = false;
   int transactions_ ABSL_GUARDED_BY(mutex_) = 0;
   absl::Status fail_ ABSL_GUARDED_BY(mutex_);
   std::map<JobId, sched::JobRecord> jobs_ ABSL_GUARDED_BY(mutex_);
