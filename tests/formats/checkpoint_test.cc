@@ -181,6 +181,12 @@ TEST(Checkpoint, LeavesNothingHalfWritten) {
   TinyJob job;
   job.Write(dir.path());
   job.contents().state.step = 13;
+  {
+    const FileSizeLimit limit(1500);  // the weights do not fit
+    EXPECT_EQ(WriteCheckpoint(dir.path(), job.contents()).status().code(),
+              absl::StatusCode::kUnavailable);
+  }
+  EXPECT_THAT(NamesIn(dir.path()), ElementsAre("step-12.g3"));
   job.contents().tokenizer_path = "/no/such/tokenizer";
   const auto missing = WriteCheckpoint(dir.path(), job.contents());
   EXPECT_EQ(missing.status().code(), absl::StatusCode::kNotFound);

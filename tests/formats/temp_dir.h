@@ -1,5 +1,8 @@
-// A folder for one test, removed with it.
+// A folder for one test, removed with it, and a disk that refuses.
 #pragma once
+
+#include <signal.h>
+#include <sys/resource.h>
 
 #include <cstdlib>
 #include <filesystem>
@@ -34,6 +37,25 @@ class TempDir {
 
  private:
   std::string path_;
+};
+
+// While it lives, writes of this process beyond `bytes` of a file fail with EFBIG.
+class FileSizeLimit {
+ public:
+  explicit FileSizeLimit(rlim_t bytes) {
+    old_handler_ = ::signal(SIGXFSZ, SIG_IGN);
+    ::getrlimit(RLIMIT_FSIZE, &old_);
+    const rlimit limit{bytes, old_.rlim_max};
+    ::setrlimit(RLIMIT_FSIZE, &limit);
+  }
+  ~FileSizeLimit() {
+    ::setrlimit(RLIMIT_FSIZE, &old_);
+    ::signal(SIGXFSZ, old_handler_);
+  }
+
+ private:
+  rlimit old_{};
+  sighandler_t old_handler_;
 };
 
 inline std::string ReadBytes(const std::string& path) {

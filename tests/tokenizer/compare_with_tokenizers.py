@@ -10,7 +10,6 @@ smaller built-in mix where those are not installed. Run it with an interpreter t
 
 import argparse
 import json
-import os
 import pathlib
 import random
 import subprocess
@@ -26,15 +25,6 @@ BUILT_IN = [
     "天生我材必有用，千金散尽还复来。\n\n  两个  空格",
     "def f(x):\n\treturn x**2  # コメント\r\n",
 ]
-
-
-def reexecute():
-    """Goes on under the interpreter that tests/run.sh prepared, if it is another one."""
-    other = os.environ.get("MINDFORGE_PYTHON", "")
-    if other and os.path.abspath(other) != os.path.abspath(sys.executable):
-        if os.environ.get("MINDFORGE_REEXECUTED") != "1":
-            os.environ["MINDFORGE_REEXECUTED"] = "1"
-            os.execv(other, [other, *sys.argv])
 
 
 def random_texts(count, seed):
@@ -151,7 +141,6 @@ def compare_training(helper, texts, jsonl, folder, size):
 
 
 def main():
-    reexecute()
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--helper", required=True, help="the ids_of_lines program")
     parser.add_argument("--tokenizer", required=True, help="folder with MiniMind's tokenizer.json")

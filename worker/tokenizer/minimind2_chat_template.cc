@@ -3,10 +3,10 @@
 #include "worker/tokenizer/chat_template.h"
 
 namespace mindforge {
+namespace {
 
 // clang-format off
-std::string_view MiniMind2ChatTemplate() {
-  return R"jinja({%- if tools %}
+constexpr std::string_view kSource = R"jinja({%- if tools %}
     {{- '<|im_start|>system\n' }}
     {%- if messages[0].role == 'system' %}
         {{- messages[0].content + '\n\n' }}
@@ -80,7 +80,10 @@ std::string_view MiniMind2ChatTemplate() {
         {{- '<think>\n\n</think>\n\n' }}
     {%- endif %}
 {%- endif %})jinja";
-}
 // clang-format on
+
+}  // namespace
+
+std::string_view MiniMind2ChatTemplate() { return kSource; }
 
 }  // namespace mindforge

@@ -1,11 +1,12 @@
 #include "worker/tokenizer/tokenizer.h"
 
-#include <mutex>
 #include <utility>
 
+#include "absl/base/thread_annotations.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "common/durable_file.h"
+#include "common/mutex.h"
 #include "common/status_macros.h"
 #include "worker/tokenizer/added_tokens.h"
 #include "worker/tokenizer/bpe_model.h"
@@ -28,7 +29,7 @@ class CachePool {
  public:
   std::unique_ptr<WordCache> Take() {
     {
-      std::lock_guard lock(mutex_);
+      MutexLock lock(mutex_);
       if (!idle_.empty()) {
         std::unique_ptr<WordCache> cache = std::move(idle_.back());
         idle_.pop_back();
@@ -39,13 +40,13 @@ class CachePool {
   }
 
   void Return(std::unique_ptr<WordCache> cache) {
-    std::lock_guard lock(mutex_);
+    MutexLock lock(mutex_);
     if (idle_.size() < kMaxIdleCaches) idle_.push_back(std::move(cache));
   }
 
  private:
-  std::mutex mutex_;
-  std::vector<std::unique_ptr<WordCache>> idle_;
+  Mutex mutex_;
+  std::vector<std::unique_ptr<WordCache>> idle_ ABSL_GUARDED_BY(mutex_);
 };
 
 absl::StatusOr<std::string> ReadOptional(const std::string& path, size_t max_bytes) {
