@@ -202,7 +202,7 @@ void AtenMinimind::BackwardLayer(const ForwardState& state, const LayerOffsets& 
 
 absl::StatusOr<at::Tensor> AtenMinimind::ForwardBackward(const Microbatch& microbatch,
                                                          const at::Tensor& gradient) {
-  const absl::Status checked = CheckMicrobatch(config_, microbatch, gradient, parameter_count_);
+  const absl::Status checked = CheckMicrobatch(*this, microbatch, gradient);
   if (!checked.ok()) return checked;
   const at::NoGradGuard no_grad;
   const at::Tensor ids = microbatch.input_ids.to(device_, /*dtype=*/at::kLong);

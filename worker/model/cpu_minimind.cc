@@ -303,7 +303,7 @@ TokenSource Source(const Microbatch& microbatch) {
 template <typename T>
 absl::StatusOr<at::Tensor> CpuMinimind<T>::ForwardBackward(const Microbatch& microbatch,
                                                            const at::Tensor& gradient) {
-  const absl::Status checked = CheckMicrobatch(config_, microbatch, gradient, parameter_count_);
+  const absl::Status checked = CheckMicrobatch(*this, microbatch, gradient);
   if (!checked.ok()) return checked;
   const at::NoGradGuard no_grad;
   rows_.SetTraining(Source(microbatch), /*exact=*/Plain());

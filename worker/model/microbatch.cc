@@ -45,8 +45,9 @@ absl::Status CheckTokens(const ModelConfig& config, const char* what, const at::
   return absl::OkStatus();
 }
 
-absl::Status CheckMicrobatch(const ModelConfig& config, const Microbatch& microbatch,
-                             const at::Tensor& gradient, int64_t parameter_count) {
+absl::Status CheckMicrobatch(const Minimind& model, const Microbatch& microbatch,
+                             const at::Tensor& gradient) {
+  const ModelConfig& config = model.config();
   absl::Status status = CheckTokens(config, "input_ids", microbatch.input_ids);
   if (status.ok()) status = CheckTokens(config, "targets", microbatch.targets);
   if (!status.ok()) return status;
@@ -66,9 +67,16 @@ absl::Status CheckMicrobatch(const ModelConfig& config, const Microbatch& microb
     if (!status.ok()) return status;
   }
   if (!gradient.defined() || gradient.scalar_type() != at::kFloat || !gradient.is_contiguous() ||
-      gradient.numel() != parameter_count) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        "the gradient buffer must be contiguous float32 of ", parameter_count, " elements"));
+      gradient.numel() != model.parameter_count() || gradient.device() != model.device()) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("the gradient buffer must be contiguous float32 of ", model.parameter_count(),
+                     " elements on ", model.device().str()));
+  }
+  for (const at::Tensor* x : {&ids, &microbatch.targets, &microbatch.mask}) {
+    if (x->is_cpu() || x->device() == model.device()) continue;
+    return absl::InvalidArgumentError(
+        absl::StrCat("a microbatch must lie on the CPU or on the model's device ",
+                     model.device().str(), ", not on ", x->device().str()));
   }
   return absl::OkStatus();
 }
