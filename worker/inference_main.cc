@@ -40,7 +40,6 @@ absl::Status Serve(const Flags& flags) {
     RETURN_IF_ERROR(status) << "serving --model " << options.model;
     shutdown.Wait();
   }
-  MF_LOG(INFO) << "draining; a second signal stops now";
   server->Drain(kDrainTime);
   return absl::OkStatus();
 }

@@ -122,7 +122,8 @@ void InferenceAgent::Run() {
     }
     if (status.message() != last_failure) {
       last_failure = std::string(status.message());
-      MF_LOG(WARNING) << "the coordinator does not answer: " << last_failure
+      MF_LOG(WARNING) << "the coordinator at " << options_.coordinator
+                      << " (--coordinator) does not answer: " << last_failure
                       << "; what is served goes on being served";
     }
     // After a failure the first report tells everything and is not parked.

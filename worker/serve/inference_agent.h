@@ -23,6 +23,7 @@ class InferenceAgent {
  public:
   struct Options {
     std::shared_ptr<grpc::Channel> channel;
+    std::string coordinator;  // what `channel` leads to, for messages
     std::string worker_id;
     std::string name;
     std::string version;

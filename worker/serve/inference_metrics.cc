@@ -43,7 +43,14 @@ InferenceMetrics::InferenceMetrics(MetricsRegistry& registry)
       running_(registry.AddGauge("requests_running", "Sequences in the batch.").Get()),
       waiting_(registry.AddGauge("requests_waiting", "Sequences waiting for a slot.").Get()),
       kv_usage_(registry.AddGauge("kv_cache_usage_ratio", "Share of the KV memory in use.").Get()),
-      version_(registry.AddGauge("weights_version_info", "The weights served, as labels.")) {}
+      version_(registry.AddGauge("weights_version_info", "The weights served, as labels.")) {
+  // All reasons from the start, so that rates of the first one are right.
+  for (FinishReason reason :
+       {FinishReason::kLength, FinishReason::kEos, FinishReason::kStopToken, FinishReason::kStop,
+        FinishReason::kMaxTime, FinishReason::kCancelled, FinishReason::kFailed}) {
+    requests_.Get({{"reason", FinishReasonName(reason)}});
+  }
+}
 
 void InferenceMetrics::Watch(const ModelHost& host) {
   registry_.OnScrape([this, &host] {

@@ -82,6 +82,7 @@ absl::Status InferenceServer::Listen() {
 absl::Status InferenceServer::StartAgent() {
   InferenceAgent::Options agent;
   ASSIGN_OR_RETURN(agent.channel, MakeChannel(options_.coordinator, options_.client));
+  agent.coordinator = options_.coordinator;
   agent.worker_id = worker_id_;
   agent.name = options_.name;
   agent.version = kVersion;
