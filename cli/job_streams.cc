@@ -5,6 +5,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "absl/strings/str_join.h"
 #include "cli/app.h"
 #include "cli/format.h"
 #include "cli/stream.h"
@@ -72,7 +73,8 @@ absl::StatusOr<ExitCode> Logs(Session& session, const StreamFlags& flags) {
 void PrintRecordHead(Session& session, bool csv) {
   if (csv) {
     session.out() << "step,total_steps,epoch,generation,world_size,loss,learning_rate,"
-                     "gradient_norm,tokens,tokens_per_second,step_seconds,finished_at\n";
+                     "gradient_norm,tokens,tokens_per_second,step_seconds,finished_at,"
+                     "sequences_by_rank\n";
   } else {
     session.out() << Styled(session.out_terminal(), Style::kBold,
                             absl::StrFormat("%10s %10s %12s %10s %10s %6s %9s", "STEP", "LOSS",
@@ -84,11 +86,12 @@ void PrintRecordHead(Session& session, bool csv) {
 void PrintRecord(Session& session, const v1::ProgressRecord& record, bool csv) {
   if (csv) {
     session.out() << absl::StrFormat(
-        "%d,%d,%.9g,%d,%d,%.9g,%.9g,%.9g,%d,%.9g,%.9g,%s\n", record.step(), record.total_steps(),
+        "%d,%d,%.9g,%d,%d,%.9g,%.9g,%.9g,%d,%.9g,%.9g,%s,%s\n", record.step(), record.total_steps(),
         record.epoch(), record.generation(), record.world_size(), record.loss(),
         record.learning_rate(), record.gradient_norm(), record.tokens(), record.tokens_per_second(),
         record.step_seconds(),
-        absl::FormatTime(absl::RFC3339_full, ToTime(record.finished_at()), absl::UTCTimeZone()));
+        absl::FormatTime(absl::RFC3339_full, ToTime(record.finished_at()), absl::UTCTimeZone()),
+        absl::StrJoin(record.sequences_by_rank(), ";"));
   } else {
     session.out() << absl::StrFormat("%10d %10.6f %12.6e %10.4f %10.0f %6d %9s\n", record.step(),
                                      record.loss(), record.learning_rate(), record.gradient_norm(),

@@ -121,7 +121,7 @@ cat > "$home/poems.yaml" <<YAML
 name: poems
 model: {hidden_size: 192, num_hidden_layers: 4, num_attention_heads: 6, num_key_value_heads: 2, max_position_embeddings: 512}
 data: {path: $home/poems.jsonl, tokenizer: $home/tokenizer, max_seq_len: 128, packing: true}
-training: {epochs: 1000, max_steps: ${MINDFORGE_QUICKSTART_STEPS:-500}, microbatch_size: 8, accumulation_steps: 2, learning_rate: 3e-3, dtype: float32}
+training: {epochs: ${MINDFORGE_QUICKSTART_EPOCHS:-17}, microbatch_size: 8, accumulation_steps: 2, learning_rate: 3e-3, dtype: float32}
 workers: {min: $workers, max: 2}
 checkpoint: {every_steps: 100, keep_last: 2, dir: $home/checkpoints}
 log_every_steps: 25
@@ -135,7 +135,7 @@ python3 - "$home/metrics.csv" "$home/job.json" <<'PY'
 import csv, json, sys
 rows = list(csv.DictReader(open(sys.argv[1])))
 first, last = float(rows[0]["loss"]), sum(float(r["loss"]) for r in rows[-10:]) / len(rows[-10:])
-shares = [r.get("sequences_by_rank", "").replace(";", " + ") for r in rows]
+shares = [r["sequences_by_rank"].replace(";", " + ") for r in rows]
 shared = sum(1 for s in shares if "+" in s)
 print(f"loss {first:.3f} -> {last:.3f} ({100 * last / first:.0f}% of the first)")
 print(f"{shared} of {len(rows)} steps were shared by two workers (sequences of each: {shares[-1]})")

@@ -110,7 +110,8 @@ FOLDERS = [
     ("config-of-another-shape", lambda d: edit_config(d, hidden_size=128), "model.embed_tokens"),
     ("config-cannot-be", lambda d: edit_config(d, num_attention_heads=5), "num_attention_heads"),
     ("tensor-missing", lambda d: edit_safetensors(
-        f"{d}/model.safetensors", lambda h: h.pop("model.norm.weight")), "model.norm.weight"),
+        f"{d}/model.safetensors", lambda h: h.update(other=h.pop("model.norm.weight"))),
+     "model.norm.weight"),
     ("header-too-long", lambda d: open(f"{d}/model.safetensors", "r+b").write(b"\xff" * 8),
      "model.safetensors"),
 ]
@@ -147,8 +148,8 @@ class BadInputs(unittest.TestCase):
     def test_job_files(self):
         for number, (change, expected) in enumerate(JOB_FILES):
             with self.subTest(change=str(change)[:80]):
-                done = self.cluster.cli("job", "submit", "-f", job_file(
-                    self.cluster, f"bad-{number}", **change), check=False)
+                path = job_file(self.cluster, f"bad-{number}", change)
+                done = self.cluster.cli("job", "submit", "-f", path, check=False)
                 self.assertEqual(done.returncode, 2, done.stderr)
                 self.assertIn(expected, done.stderr)
         listed = json.dumps(self.cluster.json("job", "list"))
@@ -168,8 +169,8 @@ class BadInputs(unittest.TestCase):
         self.cluster.cli("job", "submit", "-f", good, "--request-id", "same")
         other = job_file(self.cluster, "other", training__max_steps=4)
         done = self.cluster.cli("job", "submit", "-f", other, "--request-id", "same", check=False)
-        self.assertEqual(done.returncode, 2, done.stderr)
-        self.assertIn("request", done.stderr)
+        self.assertEqual(done.returncode, 1, done.stderr)
+        self.assertIn("use a new request_id", done.stderr)
         for command in (("get",), ("why",), ("logs",), ("cancel",), ("watch",), ("delete",)):
             done = self.cluster.cli("job", *command, "nobody", check=False)
             self.assertEqual(done.returncode, 3, done.stderr)

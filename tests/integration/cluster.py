@@ -203,8 +203,8 @@ def write_corpus(path, lines=400):
             file.write(json.dumps({"text": " ".join(text)}, ensure_ascii=False) + "\n")
 
 
-def job_file(cluster, name, **changes):
-    """Writes a job file for a tiny model; `changes` are dotted keys with __ for the dot."""
+def job_file(cluster, name, more=None, **changes):
+    """Writes NAME.yaml for a tiny model; `more` and `changes` are dotted keys with __ for the dot."""
     data = cluster.path("data.jsonl")
     if not os.path.exists(data):
         write_corpus(data)
@@ -220,7 +220,7 @@ def job_file(cluster, name, **changes):
         "checkpoint": {"every_steps": 10, "keep_last": 3, "dir": cluster.path("checkpoints")},
         "log_every_steps": 5,
     }
-    for key, value in changes.items():
+    for key, value in {**(more or {}), **changes}.items():
         target = spec
         *parents, last = key.split("__")
         for parent in parents:
