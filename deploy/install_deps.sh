@@ -5,6 +5,7 @@
 #   deploy/install_deps.sh build      to build and to run the quickstart
 #   deploy/install_deps.sh test       also what the tests use
 #   deploy/install_deps.sh run        only the shared libraries that built programs need
+#   deploy/install_deps.sh python     only Python and its venv, for an image that installs wheels
 #   deploy/install_deps.sh cuda       build, plus the CUDA compiler's wheels when nvcc is missing
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
@@ -26,8 +27,9 @@ case $what in
   build) packages=("${build[@]}") ;;
   test) packages=("${build[@]}" "${tests[@]}") ;;
   run) packages=("${run[@]}") ;;
+  python) packages=(python3 python3-venv ca-certificates) ;;
   cuda) packages=("${build[@]}") ;;
-  *) echo "install_deps.sh: unknown set '$what'; one of build, test, run, cuda" >&2; exit 2 ;;
+  *) echo "install_deps.sh: unknown set '$what'; one of build, test, run, python, cuda" >&2; exit 2 ;;
 esac
 
 if ! command -v apt-get >/dev/null; then
