@@ -120,6 +120,7 @@ class Follower {
       if (stopping_) break;
     }
     MutexLock lock(mutex_);
+    view_.UseJobProgress();  // what is still to come, if anything
     records_done_ = true;
     changed_.SignalAll();
   }

@@ -52,11 +52,13 @@ void ProgressView::OnJob(const v1::Job& job) {
   const bool said = job.state() == job_.state() && job.reason() == job_.reason() &&
                     job.generation() == job_.generation();
   job_ = job;
+  const bool final = IsFinal(job.state());
+  if ((use_job_progress_ || final) && job.progress().step() > last_.step()) OnStep(AsRecord(job));
+  if (final) Finish();
   if (!said) {
     Say(absl::StrCat(job.spec().name(), " ", StateName(job.state()),
                      job.reason().empty() ? "" : ": ", job.reason()));
   }
-  if (job.progress().step() > last_.step()) OnStep(AsRecord(job));
 }
 
 void ProgressView::OnStep(const v1::ProgressRecord& record) {
@@ -87,7 +89,7 @@ void ProgressView::Say(const std::string& line) {
   if (quiet_) return;
   Clear();
   out_ << EscapeControls(line) << std::endl;
-  if (terminal_.is_terminal && has_step_) Draw();
+  if (terminal_.is_terminal && has_step_ && !IsFinal(job_.state())) Draw();
 }
 
 void ProgressView::Finish() {

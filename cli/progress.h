@@ -19,6 +19,9 @@ class ProgressView {
 
   // The job as it is now: a change of state or reason is a line of its own.
   void OnJob(const v1::Job& job);
+  // From here on the job's own progress counts as steps too: there is no stream of records. It
+  // knows less than a record and skips steps, so it is the second choice.
+  void UseJobProgress() { use_job_progress_ = true; }
   // One finished step.
   void OnStep(const v1::ProgressRecord& record);
   // A line of talk between redraws.
@@ -44,6 +47,7 @@ class ProgressView {
   v1::Job job_;
   v1::ProgressRecord last_;
   bool has_step_ = false;
+  bool use_job_progress_ = false;
   bool drawn_ = false;         // the redrawn line is on the terminal
   int64_t printed_step_ = -1;  // newest step that has its own line
   double step_seconds_ = 0;    // smoothed

@@ -222,6 +222,7 @@ TEST(Progress, AJobsOwnProgressDoesNotReplaceAStepsRecord) {
   ProgressView view(out, {}, false);
   v1::Job job = RunningJob("tang");
   view.OnStep(StepRecord(10, 20));
+  view.UseJobProgress();
   job.mutable_progress()->set_step(10);
   job.mutable_progress()->set_total_steps(20);
   view.OnJob(job);
