@@ -33,8 +33,7 @@ std::string Progress(const v1::JobProgress& progress) {
   std::string text = absl::StrCat("step ", Steps(progress), ", loss ", Loss(progress.loss()));
   if (progress.first_loss() > 0) absl::StrAppend(&text, " from ", Loss(progress.first_loss()));
   absl::StrAppend(&text, absl::StrFormat(", lr %.3e, ", progress.learning_rate()),
-                  Grouped(std::llround(progress.tokens_per_second())), " tokens/s, ",
-                  Grouped(progress.tokens()), " tokens");
+                  Grouped(std::llround(progress.tokens_per_second())), " tokens/s");
   const absl::Duration left = ToDuration(progress.time_left());
   if (left > absl::ZeroDuration()) absl::StrAppend(&text, ", ", ShortDuration(left), " left");
   return text;
