@@ -170,7 +170,7 @@ TEST_F(AgentTest, SpoolsWhileTheCoordinatorIsAwayAndDeliversEachRecordOnce) {
   coordinator_.GoAway();
   ASSERT_TRUE(WriteFileDurably(dir_.File("go"), "").ok());
   // All steps are done while nobody listens.
-  const absl::Time deadline = absl::Now() + absl::Seconds(10);
+  const absl::Time deadline = absl::Now() + absl::Seconds(30);
   const std::string done = "mindforge_train_step{job=\"job-steps\"} 2500";
   while (!absl::StrContains(registry_->Text(), done)) {
     ASSERT_LT(absl::Now(), deadline) << registry_->Text();
@@ -335,7 +335,7 @@ TEST_F(AgentTest, AnAgentsDeathLeavesNoOrphan) {
   ASSERT_EQ(kill(trainer, 0), 0);
   (*program)->Kill(SIGKILL);
   (*program)->Wait();
-  const absl::Time deadline = absl::Now() + absl::Seconds(5);
+  const absl::Time deadline = absl::Now() + absl::Seconds(30);
   // A zombie that nobody has reaped yet still answers to kill(0): look at its state instead.
   const auto alive = [&] {
     const auto stat = ReadFile("/proc/" + std::to_string(trainer) + "/stat", 4096);
@@ -357,7 +357,7 @@ TEST_F(AgentTest, TheProgramDrainsOnSigtermAndExitsWithZero) {
   ASSERT_TRUE(program.ok()) << program.status();
   ASSERT_TRUE(coordinator_.WaitUntil([](const Heard& heard) { return heard.calls > 0; }));
   (*program)->Kill(SIGTERM);
-  const auto exit = (*program)->WaitFor(absl::Seconds(10));
+  const auto exit = (*program)->WaitFor(absl::Seconds(30));
   ASSERT_TRUE(exit);
   EXPECT_TRUE(exit->ok()) << exit->ToString();
 }

@@ -83,10 +83,10 @@ class FakeCoordinator : public v1::WorkerAgentService::Service {
     return heard_;
   }
 
-  // Waits until `holds` of what was heard; false after ten seconds.
+  // Waits until `holds` of what was heard; false after thirty seconds, which only a loaded machine comes near.
   bool WaitUntil(const std::function<bool(const Heard&)>& holds) {
     MutexLock lock(mutex_);
-    return changed_.WaitFor(mutex_, absl::Seconds(10), [&] {
+    return changed_.WaitFor(mutex_, absl::Seconds(30), [&] {
       mutex_.AssertHeld();
       return holds(heard_);
     });
