@@ -33,7 +33,9 @@ if(NOT EXISTS "${MINDFORGE_LIBTORCH}/lib/libtorch_cpu.so")
 endif()
 
 # Target `libtorch`. The wheel's include/ also holds an older google/protobuf and a newer fmt, so it
-# goes behind the system's headers (-idirafter).
+# goes behind the system's headers (-idirafter). Each --no-as-needed group is one word, since CMake
+# drops repeated words and would separate it from its libraries: they register what is looked up at
+# run time, so no symbol of theirs is needed at link time.
 add_library(libtorch INTERFACE)
 target_compile_options(libtorch INTERFACE
   "SHELL:-idirafter ${MINDFORGE_LIBTORCH}/include"
@@ -42,7 +44,7 @@ target_compile_options(libtorch INTERFACE
 target_compile_definitions(libtorch INTERFACE USE_C10D_GLOO USE_DISTRIBUTED)
 target_link_directories(libtorch INTERFACE "${MINDFORGE_LIBTORCH}/lib")
 target_link_libraries(libtorch INTERFACE
-  -Wl,--no-as-needed torch_cpu c10 -Wl,--as-needed
+  "-Wl,--push-state,--no-as-needed,-ltorch_cpu,-lc10,--pop-state"
   -Wl,--allow-shlib-undefined "-Wl,-rpath,${MINDFORGE_LIBTORCH}/lib" Threads::Threads)
 
 if(MINDFORGE_CUDA)
@@ -62,5 +64,5 @@ if(MINDFORGE_CUDA)
   target_compile_options(libtorch INTERFACE "SHELL:-idirafter ${MINDFORGE_NCCL_INCLUDE}")
   target_include_directories(libtorch SYSTEM INTERFACE ${CUDAToolkit_INCLUDE_DIRS})
   target_link_libraries(libtorch INTERFACE
-    -Wl,--no-as-needed torch_cuda c10_cuda -Wl,--as-needed CUDA::cudart)
+    "-Wl,--push-state,--no-as-needed,-ltorch_cuda,-lc10_cuda,--pop-state" CUDA::cudart)
 endif()

@@ -35,6 +35,9 @@ struct TorchLayer {
   at::Tensor values;
 };
 
+// LibTorch's messages can go on for pages (every backend's registrations); the first line has it.
+std::string_view FirstLine(std::string_view text) { return text.substr(0, text.find('\n')); }
+
 // Runs `work`, which returns a Status; what torch throws becomes one.
 template <typename F>
 absl::Status Guarded(const char* what, F work) {
@@ -44,11 +47,11 @@ absl::Status Guarded(const char* what, F work) {
   } catch (const c10::OutOfMemoryError& error) {
     return absl::ResourceExhaustedError(
         absl::StrCat(what, ": the device is out of memory; use fewer slots, a shorter context or",
-                     " bfloat16: ", error.what_without_backtrace()));
+                     " bfloat16: ", FirstLine(error.what_without_backtrace())));
   } catch (const c10::Error& error) {
-    return absl::InternalError(absl::StrCat(what, ": ", error.what_without_backtrace()));
+    return absl::InternalError(absl::StrCat(what, ": ", FirstLine(error.what_without_backtrace())));
   } catch (const std::exception& error) {
-    return absl::InternalError(absl::StrCat(what, ": ", error.what()));
+    return absl::InternalError(absl::StrCat(what, ": ", FirstLine(error.what())));
   }
 }
 
