@@ -28,6 +28,14 @@ void Committer::Enqueue(sched::Changes changes, std::function<void()> spoken) {
   changed_.Signal();
 }
 
+void Committer::Drain() {
+  MutexLock lock(mutex_);
+  drained_.Wait(mutex_, [&] {
+    mutex_.AssertHeld();
+    return failed_ || (waiting_.empty() && !writing_);
+  });
+}
+
 bool Committer::Idle() const {
   MutexLock lock(mutex_);
   return waiting_.empty() && !writing_ && !failed_;
@@ -49,6 +57,7 @@ void Committer::Run() {
     {
       MutexLock lock(mutex_);
       writing_ = false;
+      drained_.SignalAll();
       changed_.Wait(mutex_, [&] {
         mutex_.AssertHeld();
         return stopping_ || (!waiting_.empty() && !failed_);

@@ -39,6 +39,10 @@ class Committer {
   // over before, are durable. REQUIRES: calls come in the order of the steps.
   void Enqueue(sched::Changes changes, std::function<void()> spoken);
 
+  // Returns when nothing waits, what the replies themselves handed over included, or a commit
+  // failed.
+  void Drain();
+
   // True when all that was handed over is durable: what is seen now may be told at once.
   bool Idle() const;
   // Too much waits: refuse what people ask for.
@@ -60,6 +64,7 @@ class Committer {
   const Options options_;
   mutable Mutex mutex_;
   CondVar changed_;
+  CondVar drained_;
   std::deque<Item> waiting_ ABSL_GUARDED_BY(mutex_);
   bool writing_ ABSL_GUARDED_BY(mutex_) = false;
   absl::Duration busy_since_ ABSL_GUARDED_BY(mutex_) = absl::InfiniteDuration();

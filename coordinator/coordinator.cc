@@ -135,6 +135,8 @@ Coordinator::~Coordinator() {
   if (jobs_ != nullptr) jobs_->Shutdown();
   server_.reset();
   metrics_server_.reset();
+  // Replies to calls that have ended are still on their way through the services.
+  if (shell_ != nullptr) shell_->Stop();
 }
 
 }  // namespace mindforge

@@ -68,14 +68,16 @@ void Shell::StartTimer(std::function<void()> also) {
   pthread_setname_np(timer_.native_handle(), "timer");
 }
 
-Shell::~Shell() {
+Shell::~Shell() { Stop(); }
+
+void Shell::Stop() {
   {
     MutexLock lock(mutex_);
     stopping_ = true;
   }
   timer_changed_.SignalAll();
   if (timer_.joinable()) timer_.join();
-  committer_.reset();
+  committer_->Drain();
 }
 
 sched::Now Shell::ReadClock() {

@@ -21,8 +21,7 @@
 
 namespace mindforge {
 
-// Thread-safe. Borrows what it is given. REQUIRES: nobody calls it once its destructor runs; the
-// destructor makes durable what was done.
+// Thread-safe. Borrows what it is given. Stop before what its replies and its timer use goes.
 class Shell : public Core {
  public:
   struct Options {
@@ -56,6 +55,10 @@ class Shell : public Core {
 
   // Called on the committer's thread after a durable change of any inference worker's orders.
   std::unique_ptr<Subscription> WatchInference(std::function<void()> wake);
+
+  // Ends the timer, makes durable what was done and says what is to be said of it. REQUIRES: nobody
+  // but those replies calls any more. Idempotent; the destructor does it too.
+  void Stop();
 
   // Starts the timer, which also runs `also`, without a lock. Tests call RunTimer instead.
   void StartTimer(std::function<void()> also);

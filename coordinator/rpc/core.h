@@ -11,8 +11,8 @@
 #include "absl/time/time.h"
 #include "common/ids.h"
 #include "coordinator/scheduler/event.h"
+#include "coordinator/scheduler/history.h"
 #include "coordinator/scheduler/state.h"
-#include "coordinator/store/store.h"
 
 namespace mindforge {
 

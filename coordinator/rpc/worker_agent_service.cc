@@ -1,8 +1,8 @@
 #include "coordinator/rpc/worker_agent_service.h"
 
+#include <chrono>
 #include <utility>
 
-#include "absl/time/clock.h"
 #include "coordinator/rpc/convert.h"
 #include "coordinator/rpc/requests.h"
 #include "grpcpp/alarm.h"
@@ -89,9 +89,10 @@ class WorkerAgentService::Call : public grpc::ServerUnaryReactor,
       MutexLock lock(mutex_);
       subscription_ = std::move(subscription);
       if (answered_) return;
-      alarm_.Set(absl::ToChronoTime(absl::Now() + service_.park_), [self](bool expired) {
-        if (expired) self->Answer();
-      });
+      alarm_.Set(std::chrono::system_clock::now() + absl::ToChronoMicroseconds(service_.park_),
+                 [self](bool expired) {
+                   if (expired) self->Answer();
+                 });
     }
     Changed();  // it may have changed before the subscription
   }

@@ -13,20 +13,10 @@
 #include "absl/status/statusor.h"
 #include "common/ids.h"
 #include "coordinator/scheduler/event.h"
+#include "coordinator/scheduler/history.h"
 #include "coordinator/scheduler/state.h"
 
 namespace mindforge {
-
-struct StoredProgress {
-  int64_t step = 0;
-  std::string bytes;  // the serialized ProgressRecord
-};
-
-struct StoredLog {
-  int64_t number = 0;
-  int rank = -1;
-  std::string bytes;  // the serialized LogLine
-};
 
 // A durable copy of the scheduler's records. Thread-safe; reads do not wait for writes.
 class Store {

@@ -54,6 +54,8 @@ class Daemon {
   const std::string& output() const { return output_; }
   absl::Duration ready() const { return ready_; }
 
+  void Disconnect() { stub_.reset(); }
+
   grpc::Status Submit(const std::string& name, v1::SubmitJobResponse* response) {
     v1::SubmitJobRequest request;
     *request.mutable_job() = GoodJob(name);
@@ -100,6 +102,7 @@ TEST(Durability, DrainsOnSigtermWithStatusZero) {
   Daemon daemon(folder.path());
   v1::SubmitJobResponse response;
   ASSERT_TRUE(daemon.Submit("job", &response).ok());
+  daemon.Disconnect();  // an idle connection would not hear that the server goes
   daemon.process().Kill(SIGTERM);
   const auto exit = daemon.process().WaitFor(absl::Seconds(20));
   ASSERT_TRUE(exit.has_value());
