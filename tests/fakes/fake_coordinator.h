@@ -83,7 +83,8 @@ class FakeCoordinator : public v1::WorkerAgentService::Service {
     return heard_;
   }
 
-  // Waits until `holds` of what was heard; false after thirty seconds, which only a loaded machine comes near.
+  // Waits until `holds` of what was heard; false after thirty seconds, which only a loaded machine
+  // comes near.
   bool WaitUntil(const std::function<bool(const Heard&)>& holds) {
     MutexLock lock(mutex_);
     return changed_.WaitFor(mutex_, absl::Seconds(30), [&] {
