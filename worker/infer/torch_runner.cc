@@ -36,7 +36,7 @@ struct TorchLayer {
 };
 
 // LibTorch's messages can go on for pages (every backend's registrations); the first line has it.
-std::string_view FirstLine(std::string_view text) { return text.substr(0, text.find('\n')); }
+std::string FirstLine(const std::string& text) { return text.substr(0, text.find('\n')); }
 
 // Runs `work`, which returns a Status; what torch throws becomes one.
 template <typename F>
