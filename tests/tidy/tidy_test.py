@@ -11,7 +11,7 @@ import tempfile
 # room -> rooms it may include besides itself. The longest matching folder names a file's room.
 ROOMS = {
     "common": {"proto"},
-    "coordinator/scheduler": set(),
+    "coordinator/scheduler": {"common"},
     "coordinator/store": {"common", "coordinator/scheduler"},
     "coordinator/gateway": {"proto", "common"},
     "coordinator/rpc": {"proto", "common", "coordinator/scheduler", "coordinator"},
@@ -54,7 +54,8 @@ NEVER = {
 }
 # pattern -> files (prefixes) that may use it.
 BANNED = {
-    r"\babsl::Now\(": ["common/", "cli/"],
+    # A line that carries no time of its own gets the time it was read.
+    r"\babsl::Now\(": ["common/", "cli/", "worker/agent/log_lines"],
     r"\babsl::SleepFor\(|\bstd::this_thread::sleep|\busleep\(|\bnanosleep\(": [
         "common/subprocess", "common/frame"],
     r"\.detach\(\)\s*;": ["worker/model/", "worker/train/", "worker/infer/", "worker/dist/"],
