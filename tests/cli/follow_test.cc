@@ -93,6 +93,8 @@ TEST_F(ProgramTest, FollowShowsStepsAndEndsAsTheJobDoes) {
     ASSERT_TRUE(fake_.WaitForWatchers(1)) << program.err();
     fake_.SetState(name, v1::JOB_STATE_RUNNING, "2 devices");
     for (int step = 1; step <= 20; ++step) fake_.AddRecord(name, StepRecord(step, 20));
+    // States and steps come by streams of their own: see both before the end.
+    ASSERT_TRUE(program.WaitForErr("RUNNING: 2 devices")) << program.err();
     ASSERT_TRUE(program.WaitForErr("(20/20)")) << program.err();
     fake_.SetState(name, state, "because");
     EXPECT_EQ(program.Wait(), exit) << program.err();
