@@ -81,7 +81,7 @@ class AgentTest : public testing::Test {
     options_.client.max_reconnect_backoff = absl::Milliseconds(100);
     options_.flush_interval = absl::Milliseconds(10);
     options_.drain_grace = absl::Milliseconds(100);
-    options_.farewell = absl::Milliseconds(100);
+    options_.farewell = farewell_;
     identity_ = *Identity::Open(dir_.File("data"));
     registry_ = std::make_unique<MetricsRegistry>("mindforge-worker");
     const auto devices =
@@ -102,6 +102,8 @@ class AgentTest : public testing::Test {
   const TempDir dir_;
   FakeCoordinator coordinator_;
   AgentOptions options_;
+  // Ends long before, unless the coordinator is away.
+  absl::Duration farewell_ = absl::Seconds(30);
   std::unique_ptr<Identity> identity_;
   std::unique_ptr<MetricsRegistry> registry_;
   std::unique_ptr<Agent> agent_;
@@ -250,6 +252,7 @@ TEST_F(AgentTest, DrainsWithACheckpointWhenTheCoordinatorSaysNothing) {
 }
 
 TEST_F(AgentTest, DrainsWithoutACoordinator) {
+  farewell_ = absl::Milliseconds(100);
   StartAgent();
   coordinator_.Want({Desired("wait")});
   ASSERT_TRUE(coordinator_.WaitUntil(IsTraining));
