@@ -21,7 +21,7 @@ absl::Status CallStatus(Session& session, const std::string& what, const grpc::S
   if (session.interrupted()) return absl::CancelledError("interrupted");
   absl::Status cause = FromGrpcStatus(status);
   if (cause.code() == absl::StatusCode::kDeadlineExceeded) {
-    if (absl::Now() >= session.deadline()) {
+    if (session.TimeoutRanOut()) {
       return absl::DeadlineExceededError(absl::StrCat(
           "--timeout ", FormatDuration(session.options.timeout), " ran out: cannot ", what));
     }
@@ -50,7 +50,7 @@ bool PauseAndRetry(Session& session, const CallOptions& call, const absl::Status
 absl::Status GivenUpStatus(Session& session, const std::string& what, const absl::Status& status) {
   if (status.code() != absl::StatusCode::kUnavailable) return status;
   if (session.interrupted()) return absl::CancelledError("interrupted");
-  if (absl::Now() < session.deadline()) return status;
+  if (!session.TimeoutRanOut()) return status;
   return CallStatus(session, what,
                     grpc::Status(grpc::StatusCode::DEADLINE_EXCEEDED, "waiting for the server"));
 }

@@ -13,6 +13,7 @@
 namespace mindforge::cli {
 namespace {
 
+constexpr absl::Duration kDeadlineSlack = absl::Milliseconds(50);
 constexpr absl::Duration kConnectSlice = absl::Milliseconds(50);  // how soon Ctrl-C is noticed
 
 }  // namespace
@@ -69,6 +70,8 @@ void Session::StartClock() {
   deadline_ = options.timeout == absl::InfiniteDuration() ? absl::InfiniteFuture()
                                                           : absl::Now() + options.timeout;
 }
+
+bool Session::TimeoutRanOut() const { return absl::Now() + kDeadlineSlack >= deadline_; }
 
 Shutdown& Session::shutdown() {
   if (shutdown_ == nullptr) {

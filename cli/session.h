@@ -68,6 +68,8 @@ class Session {
   // When --timeout runs out.
   absl::Time deadline() const { return deadline_; }
   void StartClock();
+  // True once it has; a little early, since gRPC and the server round a deadline down.
+  bool TimeoutRanOut() const;
 
   // From the first call of it on, Ctrl-C asks the command to end instead of ending the process.
   Shutdown& shutdown();

@@ -17,7 +17,7 @@ AfterStream AfterLostStream(Session& session, StreamCall& call, const grpc::Stat
   if (raw.ok() && !call.until_told) return AfterStream::kDone;
   if (!raw.ok()) status = CallStatus(session, call.what, raw);
   const bool too_old =
-      raw.error_code() == grpc::StatusCode::DEADLINE_EXCEEDED && absl::Now() < session.deadline();
+      raw.error_code() == grpc::StatusCode::DEADLINE_EXCEEDED && !session.TimeoutRanOut();
   if (too_old && call.reconnect) return AfterStream::kReopen;
   if (session.interrupted()) {
     status = absl::CancelledError("interrupted");
