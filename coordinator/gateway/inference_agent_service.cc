@@ -46,13 +46,15 @@ class InferenceAgentService::Call : public grpc::ServerUnaryReactor {
 
   void Hold(std::shared_ptr<Call> self) { self_ = std::move(self); }
 
-  void StartTimer(absl::Duration park, std::shared_ptr<Call> self) {
+  void StartTimer(absl::Duration park, std::weak_ptr<Call> weak) {
     MutexLock lock(mutex_);
     if (answered_) return;
+    // Weak: the alarm keeps its callback for as long as it lives, and lives in the call.
     alarm_.Set(std::chrono::system_clock::now() + absl::ToChronoMicroseconds(park),
-               [self = std::move(self)](bool expired) {
+               [weak = std::move(weak)](bool expired) {
+                 const std::shared_ptr<Call> self = weak.lock();
                  // Unanswered, so the server and with it the service are still there.
-                 if (expired && self->Claim()) self->ParkEnded();
+                 if (expired && self != nullptr && self->Claim()) self->ParkEnded();
                });
   }
 

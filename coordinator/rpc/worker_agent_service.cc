@@ -89,10 +89,13 @@ class WorkerAgentService::Call : public grpc::ServerUnaryReactor,
       MutexLock lock(mutex_);
       subscription_ = std::move(subscription);
       if (answered_) return;
-      alarm_.Set(std::chrono::system_clock::now() + absl::ToChronoMicroseconds(service_.park_),
-                 [self](bool expired) {
-                   if (expired) self->Answer();
-                 });
+      alarm_.Set(
+          std::chrono::system_clock::now() + absl::ToChronoMicroseconds(service_.park_),
+          // Weak: the alarm keeps its callback for as long as it lives, and lives in the call.
+          [weak](bool expired) {
+            auto call = weak.lock();
+            if (expired && call != nullptr) call->Answer();
+          });
     }
     Changed();  // it may have changed before the subscription
   }
