@@ -19,8 +19,8 @@
 
 namespace mindforge {
 
-// Arithmetic of the matrix products; weights, gradients, norms and losses are float32 in both.
-enum class ComputeDtype { kFloat32, kBfloat16 };
+// Arithmetic of the matrix products; weights, gradients, norms and losses are float32 in all.
+enum class ComputeDtype { kFloat32, kBfloat16, kFloat16 };
 
 // kFused: tiled attention that never holds all scores. kPlain: scores, float32 softmax, product.
 enum class AttentionPath { kFused, kPlain };
@@ -28,6 +28,8 @@ enum class AttentionPath { kFused, kPlain };
 struct MinimindOptions {
   ComputeDtype compute = ComputeDtype::kFloat32;
   AttentionPath attention = AttentionPath::kFused;
+  // Not 0: every square projection carries an adapter of this rank, and only adapters are trained.
+  int64_t lora_rank = 0;
 };
 
 // Where one parameter lies in the flat buffer.
@@ -50,6 +52,20 @@ struct Microbatch {
   at::Tensor mask;          // uint8 or bool [B, T]; nonzero: the target counts
   at::Tensor document_ids;  // int32 [B, T], non-decreasing along a row; attention stays inside
                             // equal ids. Undefined: each row is one document.
+};
+
+// What one pass needs besides its input.
+struct PassOptions {
+  // Keys the dropout masks together with the layer; a function of (seed, step, microbatch) alone.
+  uint64_t dropout_key = 0;
+  // The gradient is that of loss · loss_scale; the loss returned is unscaled. For float16.
+  float loss_scale = 1;
+};
+
+// Cross entropy of a microbatch without dropout and auxiliary losses.
+struct LossSum {
+  double sum = 0;  // over the unmasked targets, natural logarithm
+  int64_t targets = 0;
 };
 
 // The model. Not thread-safe: one thread uses it at a time. Uses at::get_num_threads() threads on
