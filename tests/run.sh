@@ -23,6 +23,7 @@ if [[ $(cat $venv/.stamp 2>/dev/null) != "$pins" ]]; then
   $venv/bin/python -m pip install --quiet --disable-pip-version-check -r tests/requirements.txt
   echo "$pins" > $venv/.stamp
 fi
+tests/parity/make_env.sh
 
 cmake --preset "$preset" "-DMINDFORGE_TEST_PYTHON=$root/$venv/bin/python" > build-configure.log 2>&1 || {
   cat build-configure.log; exit 1; }
