@@ -7,7 +7,7 @@
 #include <cmath>
 
 #include "worker/kernels/train_kernels.h"
-#include "worker/model/cpu_minimind.h"
+#include "worker/model/torch_parallel.h"
 
 namespace mindforge {
 namespace {

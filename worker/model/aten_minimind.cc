@@ -11,6 +11,7 @@
 #include <utility>
 #include <vector>
 
+#include "absl/strings/str_cat.h"
 #include "worker/kernels/rope.h"
 #include "worker/model/aten_attention.h"
 #include "worker/model/layout.h"
@@ -44,10 +45,12 @@ class AtenMinimind : public Minimind {
       : Minimind(config, device, options),
         sizes_(config),
         offsets_(sizes_, config.tie_word_embeddings),
-        type_(options.compute == ComputeDtype::kFloat32 ? at::kFloat : at::kBFloat16) {}
+        type_(ToScalarType(options.compute)) {}
 
   absl::StatusOr<at::Tensor> ForwardBackward(const Microbatch& microbatch,
-                                             const at::Tensor& gradient) override;
+                                             const at::Tensor& gradient,
+                                             const PassOptions& pass) override;
+  absl::StatusOr<LossSum> EvaluateLoss(const Microbatch& microbatch) override;
   absl::StatusOr<at::Tensor> Logits(const at::Tensor& input_ids, const at::Tensor& padding_mask,
                                     int64_t logits_to_keep) override;
 
@@ -139,10 +142,10 @@ void AtenMinimind::ForwardLayer(const ForwardState& state, const LayerOffsets& a
   const at::Tensor attended = layer.attention.out.view({-1, sizes_.attention});
   layer.h2 = layer.h1 + at::mm(attended, ProductWeights(at.o, c, sizes_.attention).t());
   std::tie(layer.rstd2, layer.x2) = Norm(layer.h2, at.norm2);
-  layer.gate_up = at::mm(layer.x2, ProductWeights(at.gate_up, 2 * sizes_.inner, c).t());
+  layer.gate_up = at::mm(layer.x2, ProductWeights(at.mlp.gate_up, 2 * sizes_.inner, c).t());
   const auto halves = layer.gate_up.chunk(2, -1);
-  residual = layer.h2 +
-             at::mm(at::silu(halves[0]) * halves[1], ProductWeights(at.down, c, sizes_.inner).t());
+  residual = layer.h2 + at::mm(at::silu(halves[0]) * halves[1],
+                               ProductWeights(at.mlp.down, c, sizes_.inner).t());
 }
 
 ForwardState AtenMinimind::Forward(const at::Tensor& ids, const at::Tensor& document_ids,
@@ -184,12 +187,12 @@ void AtenMinimind::BackwardLayer(const ForwardState& state, const LayerOffsets& 
   const auto halves = layer.gate_up.chunk(2, -1);
   at::Tensor cast = dh.to(type_);
   const at::Tensor activated = at::silu(halves[0]);
-  WeightGradient(cast, activated * halves[1], gradient, at.down);
-  const at::Tensor dinner = at::mm(cast, ProductWeights(at.down, c, sizes_.inner));
+  WeightGradient(cast, activated * halves[1], gradient, at.mlp.down);
+  const at::Tensor dinner = at::mm(cast, ProductWeights(at.mlp.down, c, sizes_.inner));
   const at::Tensor dgate_up =
       at::cat({at::silu_backward(dinner * halves[1], halves[0]), dinner * activated}, -1);
-  WeightGradient(dgate_up, layer.x2, gradient, at.gate_up);
-  dh = dh + NormBackward(at::mm(dgate_up, ProductWeights(at.gate_up, 2 * sizes_.inner, c)),
+  WeightGradient(dgate_up, layer.x2, gradient, at.mlp.gate_up);
+  dh = dh + NormBackward(at::mm(dgate_up, ProductWeights(at.mlp.gate_up, 2 * sizes_.inner, c)),
                          layer.h2, layer.rstd2, at.norm2, gradient);
   cast = dh.to(type_);
   WeightGradient(cast, layer.attention.out.view({-1, sizes_.attention}), gradient, at.o);
@@ -201,8 +204,10 @@ void AtenMinimind::BackwardLayer(const ForwardState& state, const LayerOffsets& 
 }
 
 absl::StatusOr<at::Tensor> AtenMinimind::ForwardBackward(const Microbatch& microbatch,
-                                                         const at::Tensor& gradient) {
-  const absl::Status checked = CheckMicrobatch(*this, microbatch, gradient);
+                                                         const at::Tensor& gradient,
+                                                         const PassOptions& pass) {
+  absl::Status checked = CheckMicrobatch(*this, microbatch);
+  if (checked.ok()) checked = CheckGradient(*this, gradient);
   if (!checked.ok()) return checked;
   const at::NoGradGuard no_grad;
   const at::Tensor ids = microbatch.input_ids.to(device_, /*dtype=*/at::kLong);
@@ -217,8 +222,8 @@ absl::StatusOr<at::Tensor> AtenMinimind::ForwardBackward(const Microbatch& micro
   const at::Tensor log_p =
       at::_log_softmax(at::mm(state.x, head.t()).to(at::kFloat), 1, /*half_to_float=*/false);
   const auto [sum, total] = at::nll_loss_forward(log_p, targets, {}, at::Reduction::Sum, kIgnored);
-  const at::Tensor d_log_p =
-      at::nll_loss_backward(weight, log_p, targets, {}, at::Reduction::Sum, kIgnored, total);
+  const at::Tensor d_log_p = at::nll_loss_backward(weight * pass.loss_scale, log_p, targets, {},
+                                                   at::Reduction::Sum, kIgnored, total);
   const at::Tensor dlogits =
       at::_log_softmax_backward_data(d_log_p, log_p, 1, at::kFloat).to(type_);
   WeightGradient(dlogits, state.x, gradient, offsets_.head);
@@ -232,6 +237,24 @@ absl::StatusOr<at::Tensor> AtenMinimind::ForwardBackward(const Microbatch& micro
   embedding.add_(at::embedding_dense_backward(dh, ids.flatten(), sizes_.vocab, /*padding_idx=*/-1,
                                               /*scale_grad_by_freq=*/false));
   return sum * weight;
+}
+
+absl::StatusOr<LossSum> AtenMinimind::EvaluateLoss(const Microbatch& microbatch) {
+  const absl::Status checked = CheckMicrobatch(*this, microbatch);
+  if (!checked.ok()) return checked;
+  const at::NoGradGuard no_grad;
+  const at::Tensor mask = microbatch.mask.to(device_, at::kBool).flatten();
+  const at::Tensor targets = microbatch.targets.to(device_, at::kLong).view({-1, 1});
+  const ForwardState state = Forward(microbatch.input_ids.to(device_), microbatch.document_ids, {});
+  const at::Tensor head = ProductWeights(offsets_.head, sizes_.vocab, sizes_.hidden);
+  const at::Tensor log_p = at::log_softmax(at::mm(state.x, head.t()).to(at::kFloat), 1);
+  const at::Tensor losses =
+      log_p.gather(1, targets).flatten().neg().masked_fill(mask.logical_not(), 0).cpu();
+  LossSum out;
+  out.targets = mask.sum().item<int64_t>();
+  const auto* loss = losses.const_data_ptr<float>();
+  for (int64_t i = 0; i < losses.numel(); ++i) out.sum += static_cast<double>(loss[i]);
+  return out;
 }
 
 absl::StatusOr<at::Tensor> AtenMinimind::Logits(const at::Tensor& input_ids,
@@ -258,6 +281,19 @@ void MakeCudaDeterministic() {
 }
 
 }  // namespace
+
+absl::Status CheckAtenSupport(const ModelConfig& config, const MinimindOptions& options) {
+  const auto unimplemented = [](const char* what) {
+    return absl::UnimplementedError(
+        absl::StrCat("training with ", what, " is not supported on this device"));
+  };
+  if (config.use_moe) return unimplemented("use_moe: true");
+  if (config.qk_norm) return unimplemented("qk_norm: true");
+  if (config.dropout > 0) return unimplemented("dropout > 0");
+  if (options.compute == ComputeDtype::kFloat16) return unimplemented("float16");
+  if (options.lora_rank > 0) return unimplemented("LoRA");
+  return absl::OkStatus();
+}
 
 std::unique_ptr<Minimind> MakeAtenMinimind(const ModelConfig& config, c10::Device device,
                                            const MinimindOptions& options) {

@@ -8,7 +8,10 @@
 
 namespace mindforge {
 
-// REQUIRES: `config` passed Minimind::Create's checks; `device` exists.
+// UNIMPLEMENTED names what this backend cannot do.
+absl::Status CheckAtenSupport(const ModelConfig& config, const MinimindOptions& options);
+
+// REQUIRES: `config` passed Minimind::Create's checks and CheckAtenSupport; `device` exists.
 std::unique_ptr<Minimind> MakeAtenMinimind(const ModelConfig& config, c10::Device device,
                                            const MinimindOptions& options);
 

@@ -1,13 +1,13 @@
 #include "worker/model/cpu_minimind.h"
 
 #include <ATen/Functions.h>
-#include <ATen/Parallel.h>
 #include <ATen/core/grad_mode.h>
 
 #include <algorithm>
 #include <cstring>
 #include <type_traits>
 
+#include "absl/strings/str_cat.h"
 #include "worker/kernels/rope.h"
 #include "worker/kernels/train_kernels.h"
 #include "worker/model/cpu_buffers.h"
@@ -15,6 +15,7 @@
 #include "worker/model/microbatch.h"
 #include "worker/model/plain_attention.h"
 #include "worker/model/token_rows.h"
+#include "worker/model/torch_parallel.h"
 
 namespace mindforge {
 namespace {
@@ -33,7 +34,9 @@ class CpuMinimind : public Minimind {
         buffers_(sizes_, std::is_same_v<T, float> ? at::kFloat : at::kBFloat16) {}
 
   absl::StatusOr<at::Tensor> ForwardBackward(const Microbatch& microbatch,
-                                             const at::Tensor& gradient) override;
+                                             const at::Tensor& gradient,
+                                             const PassOptions& pass) override;
+  absl::StatusOr<LossSum> EvaluateLoss(const Microbatch& microbatch) override;
   absl::StatusOr<at::Tensor> Logits(const at::Tensor& input_ids, const at::Tensor& padding_mask,
                                     int64_t logits_to_keep) override;
 
@@ -46,7 +49,7 @@ class CpuMinimind : public Minimind {
   void AttentionForward(LayerBuffers& layer);
   // Logits of rows_.logit_rows, and in `x` the normed activations they come from.
   at::Tensor ListedLogits(at::Tensor* x);
-  double LossAndHeadBackward(const at::Tensor& gradient);
+  double LossAndHeadBackward(const at::Tensor& gradient, float loss_scale);
   void LayerBackward(int64_t index, const at::Tensor& gradient);
   void AttentionBackward(LayerBuffers& layer);
   // The filling takes no part in attention, but in the products around it.
@@ -157,9 +160,9 @@ void CpuMinimind<T>::Forward() {
     at::mm_out(b.delta, layer.attention, ProductWeights(at.o, c, sizes_.attention).t());
     kernels_.add_norm(parallel_, n, c, Floats(layer.h1), Data(b.delta), Norm(at.norm2), eps,
                       Floats(layer.h2), Floats(layer.rstd2), Data(layer.x2));
-    at::mm_out(layer.gate_up, layer.x2, ProductWeights(at.gate_up, 2 * sizes_.inner, c).t());
+    at::mm_out(layer.gate_up, layer.x2, ProductWeights(at.mlp.gate_up, 2 * sizes_.inner, c).t());
     kernels_.swiglu(parallel_, n, sizes_.inner, Data(layer.gate_up), Data(b.inner));
-    at::mm_out(b.delta, b.inner, ProductWeights(at.down, c, sizes_.inner).t());
+    at::mm_out(b.delta, b.inner, ProductWeights(at.mlp.down, c, sizes_.inner).t());
     delta = Data(b.delta);
     residual = Floats(layer.h2);
   }
@@ -213,14 +216,14 @@ void CpuMinimind<T>::NormBackward(const at::Tensor& dy, const at::Tensor& h, con
 }
 
 template <typename T>
-double CpuMinimind<T>::LossAndHeadBackward(const at::Tensor& gradient) {
+double CpuMinimind<T>::LossAndHeadBackward(const at::Tensor& gradient, float loss_scale) {
   CpuBuffers& b = buffers_;
   const int64_t c = sizes_.hidden;
   const auto listed = static_cast<int64_t>(rows_.logit_rows.size());
   at::Tensor x;
   at::Tensor logits = ListedLogits(&x);
   kernels_.cross_entropy(parallel_, listed, sizes_.vocab, rows_.logit_targets.data(),
-                         rows_.logit_mask.data(), 1.0f / static_cast<float>(rows_.counted),
+                         rows_.logit_mask.data(), loss_scale / static_cast<float>(rows_.counted),
                          Data(logits), Floats(b.row_loss));
   double loss = 0;
   for (int64_t i = 0; i < listed; ++i) loss += static_cast<double>(Floats(b.row_loss)[i]);
@@ -271,12 +274,12 @@ void CpuMinimind<T>::LayerBackward(int64_t index, const at::Tensor& gradient) {
   LayerBuffers& layer = b.layers[index];
   const LayerOffsets& at = offsets_.layers[index];
   const int64_t c = sizes_.hidden;
-  at::mm_out(b.dinner, b.dh_cast, ProductWeights(at.down, c, sizes_.inner));
+  at::mm_out(b.dinner, b.dh_cast, ProductWeights(at.mlp.down, c, sizes_.inner));
   kernels_.swiglu_backward(parallel_, rows_.size, sizes_.inner, Data(b.dinner), Data(layer.gate_up),
                            Data(b.inner));
-  WeightGradient(b.dh_cast, b.inner, gradient, at.down);
-  at::mm_out(b.dx, layer.gate_up, ProductWeights(at.gate_up, 2 * sizes_.inner, c));
-  WeightGradient(layer.gate_up, layer.x2, gradient, at.gate_up);
+  WeightGradient(b.dh_cast, b.inner, gradient, at.mlp.down);
+  at::mm_out(b.dx, layer.gate_up, ProductWeights(at.mlp.gate_up, 2 * sizes_.inner, c));
+  WeightGradient(layer.gate_up, layer.x2, gradient, at.mlp.gate_up);
   NormBackward(b.dx, layer.h2, layer.rstd2, at.norm2, /*accumulate=*/true, gradient);
 
   at::mm_out(b.dattention, b.dh_cast, ProductWeights(at.o, c, sizes_.attention));
@@ -302,8 +305,10 @@ TokenSource Source(const Microbatch& microbatch) {
 
 template <typename T>
 absl::StatusOr<at::Tensor> CpuMinimind<T>::ForwardBackward(const Microbatch& microbatch,
-                                                           const at::Tensor& gradient) {
-  const absl::Status checked = CheckMicrobatch(*this, microbatch, gradient);
+                                                           const at::Tensor& gradient,
+                                                           const PassOptions& pass) {
+  absl::Status checked = CheckMicrobatch(*this, microbatch);
+  if (checked.ok()) checked = CheckGradient(*this, gradient);
   if (!checked.ok()) return checked;
   const at::NoGradGuard no_grad;
   rows_.SetTraining(Source(microbatch), /*exact=*/Plain());
@@ -313,7 +318,7 @@ absl::StatusOr<at::Tensor> CpuMinimind<T>::ForwardBackward(const Microbatch& mic
   }
   Begin(microbatch.input_ids, microbatch.document_ids, {});
   Forward();
-  const double loss = LossAndHeadBackward(gradient);
+  const double loss = LossAndHeadBackward(gradient, pass.loss_scale);
   for (int64_t i = sizes_.layers - 1; i >= 0; --i) LayerBackward(i, gradient);
   if (!config_.tie_word_embeddings) {
     gradient.narrow(0, 0, sizes_.vocab * sizes_.hidden).zero_();
@@ -321,6 +326,27 @@ absl::StatusOr<at::Tensor> CpuMinimind<T>::ForwardBackward(const Microbatch& mic
   kernels_.embed_backward(parallel_, rows_.size, sizes_.hidden, rows_.ids.data(),
                           Floats(buffers_.dh), Floats(gradient));
   return at::scalar_tensor(loss, at::kFloat);
+}
+
+template <typename T>
+absl::StatusOr<LossSum> CpuMinimind<T>::EvaluateLoss(const Microbatch& microbatch) {
+  const absl::Status checked = CheckMicrobatch(*this, microbatch);
+  if (!checked.ok()) return checked;
+  const at::NoGradGuard no_grad;
+  rows_.SetTraining(Source(microbatch), /*exact=*/Plain());
+  LossSum out;
+  out.targets = rows_.counted;
+  if (rows_.counted == 0) return out;
+  Begin(microbatch.input_ids, microbatch.document_ids, {});
+  Forward();
+  at::Tensor x;
+  const at::Tensor logits = ListedLogits(&x);
+  kernels_.cross_entropy(parallel_, logits.size(0), sizes_.vocab, rows_.logit_targets.data(),
+                         rows_.logit_mask.data(), 1.0f, Data(logits), Floats(buffers_.row_loss));
+  for (int64_t i = 0; i < logits.size(0); ++i) {
+    out.sum += static_cast<double>(Floats(buffers_.row_loss)[i]);
+  }
+  return out;
 }
 
 template <typename T>
@@ -347,14 +373,16 @@ absl::StatusOr<at::Tensor> CpuMinimind<T>::Logits(const at::Tensor& input_ids,
 
 }  // namespace
 
-Parallel TorchParallel() {
-  Parallel parallel;
-  parallel.run = [](void*, int64_t count, Parallel::Task task, void* context) {
-    at::parallel_for(0, count, 1, [&](int64_t begin, int64_t end) {
-      for (int64_t i = begin; i < end; ++i) task(context, i);
-    });
+absl::Status CheckCpuSupport(const ModelConfig& config, const MinimindOptions& options) {
+  const auto unimplemented = [](const char* what) {
+    return absl::UnimplementedError(
+        absl::StrCat("training with ", what, " is not supported on the CPU"));
   };
-  return parallel;
+  if (config.use_moe) return unimplemented("use_moe: true");
+  if (config.qk_norm) return unimplemented("qk_norm: true");
+  if (config.dropout > 0) return unimplemented("dropout > 0");
+  if (options.lora_rank > 0) return unimplemented("LoRA");
+  return absl::OkStatus();
 }
 
 std::unique_ptr<Minimind> MakeCpuMinimind(const ModelConfig& config,

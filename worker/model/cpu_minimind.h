@@ -3,16 +3,15 @@
 
 #include <memory>
 
-#include "worker/kernels/parallel.h"
 #include "worker/model/minimind.h"
 
 namespace mindforge {
 
-// REQUIRES: `config` passed Minimind::Create's checks.
+// UNIMPLEMENTED names what this backend cannot do.
+absl::Status CheckCpuSupport(const ModelConfig& config, const MinimindOptions& options);
+
+// REQUIRES: `config` passed Minimind::Create's checks and CheckCpuSupport.
 std::unique_ptr<Minimind> MakeCpuMinimind(const ModelConfig& config,
                                           const MinimindOptions& options);
-
-// Kernels run on LibTorch's own threads, at::get_num_threads() of them.
-Parallel TorchParallel();
 
 }  // namespace mindforge

@@ -45,8 +45,17 @@ absl::Status CheckTokens(const ModelConfig& config, const char* what, const at::
   return absl::OkStatus();
 }
 
-absl::Status CheckMicrobatch(const Minimind& model, const Microbatch& microbatch,
-                             const at::Tensor& gradient) {
+absl::Status CheckGradient(const Minimind& model, const at::Tensor& gradient) {
+  if (!gradient.defined() || gradient.scalar_type() != at::kFloat || !gradient.is_contiguous() ||
+      gradient.numel() != model.trained_count() || gradient.device() != model.device()) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("the gradient buffer must be contiguous float32 of ", model.trained_count(),
+                     " elements on ", model.device().str()));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status CheckMicrobatch(const Minimind& model, const Microbatch& microbatch) {
   const ModelConfig& config = model.config();
   absl::Status status = CheckTokens(config, "input_ids", microbatch.input_ids);
   if (status.ok()) status = CheckTokens(config, "targets", microbatch.targets);
@@ -65,12 +74,6 @@ absl::Status CheckMicrobatch(const Minimind& model, const Microbatch& microbatch
     }
     status = CheckLike("document_ids", microbatch.document_ids, ids);
     if (!status.ok()) return status;
-  }
-  if (!gradient.defined() || gradient.scalar_type() != at::kFloat || !gradient.is_contiguous() ||
-      gradient.numel() != model.parameter_count() || gradient.device() != model.device()) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("the gradient buffer must be contiguous float32 of ", model.parameter_count(),
-                     " elements on ", model.device().str()));
   }
   for (const at::Tensor* x : {&ids, &microbatch.targets, &microbatch.mask}) {
     if (x->is_cpu() || x->device() == model.device()) continue;

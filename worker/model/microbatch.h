@@ -10,8 +10,8 @@
 namespace mindforge {
 
 // INVALID_ARGUMENT as Minimind::ForwardBackward documents it.
-absl::Status CheckMicrobatch(const Minimind& model, const Microbatch& microbatch,
-                             const at::Tensor& gradient);
+absl::Status CheckMicrobatch(const Minimind& model, const Microbatch& microbatch);
+absl::Status CheckGradient(const Minimind& model, const at::Tensor& gradient);
 absl::Status CheckTokens(const ModelConfig& config, const char* what, const at::Tensor& ids);
 absl::Status CheckLogitsArguments(const ModelConfig& config, const at::Tensor& input_ids,
                                   const at::Tensor& padding_mask, int64_t logits_to_keep);

@@ -3,6 +3,7 @@
 #include <ATen/Context.h>
 #include <ATen/Functions.h>
 
+#include <algorithm>
 #include <cmath>
 #include <numbers>
 #include <string>
@@ -14,11 +15,12 @@
 #include "worker/kernels/philox.h"
 #include "worker/model/aten_minimind.h"
 #include "worker/model/cpu_minimind.h"
+#include "worker/model/layout.h"
 
 namespace mindforge {
 namespace {
 
-absl::Status CheckSupported(const ModelConfig& config) {
+absl::Status CheckConfig(const ModelConfig& config) {
   std::vector<std::string> problems;
   for (const auto& problem : ValidateModelConfig(config)) {
     problems.push_back(absl::StrCat(problem.field, ": ", problem.reason));
@@ -27,14 +29,20 @@ absl::Status CheckSupported(const ModelConfig& config) {
     return absl::InvalidArgumentError(
         absl::StrCat("the model configuration cannot be built: ", absl::StrJoin(problems, "; ")));
   }
-  const auto unimplemented = [](const char* what) {
-    return absl::UnimplementedError(
-        absl::StrCat("training a model with ", what, " is not supported yet; use a dense model"));
-  };
-  if (config.use_moe) return unimplemented("use_moe: true");
-  if (config.qk_norm) return unimplemented("qk_norm: true");
-  if (config.dropout > 0) return unimplemented("dropout > 0");
   return absl::OkStatus();
+}
+
+absl::Status CheckLora(const ModelConfig& config, int64_t rank) {
+  if (rank == 0) return absl::OkStatus();
+  if (rank < 0 || rank > config.hidden_size) {
+    return absl::InvalidArgumentError(absl::StrCat("lora_rank must lie in 1 … hidden_size ",
+                                                   config.hidden_size, ", it is ", rank));
+  }
+  const ModelOffsets offsets(ModelSizes(config, rank), config.tie_word_embeddings);
+  if (offsets.adapters < offsets.end) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      "lora_rank is set, but the model has no square projection that could carry an adapter; train "
+      "it without LoRA");
 }
 
 // Uniform in ±1/sqrt(fan_in), PyTorch's default for Linear.
@@ -48,11 +56,11 @@ void FillUniform(uint64_t seed, uint64_t index, int64_t fan_in, int64_t size, fl
   }
 }
 
-// N(0, 1), PyTorch's default for an Embedding that is not tied to the head.
-void FillNormal(uint64_t seed, uint64_t index, int64_t size, float* out) {
+// N(0, deviation²): with 1 PyTorch's default for an Embedding that is not tied to the head.
+void FillNormal(uint64_t seed, uint64_t index, double deviation, int64_t size, float* out) {
   for (int64_t i = 0; i < size; i += 2) {
     const auto bits = Philox(seed, index, static_cast<uint64_t>(i / 2));
-    const double radius = std::sqrt(-2.0 * std::log((bits[0] + 1.0) * 0x1p-32));
+    const double radius = deviation * std::sqrt(-2.0 * std::log((bits[0] + 1.0) * 0x1p-32));
     const double angle = 2.0 * std::numbers::pi * bits[1] * 0x1p-32;
     out[i] = static_cast<float>(radius * std::cos(angle));
     if (i + 1 < size) out[i + 1] = static_cast<float>(radius * std::sin(angle));
@@ -66,47 +74,33 @@ MinimindOptions Effective(const ModelConfig& config, MinimindOptions options) {
 
 }  // namespace
 
-std::vector<ParameterView> MinimindParameters(const ModelConfig& config) {
-  std::vector<ParameterView> views;
-  int64_t offset = 0;
-  const auto add = [&](std::string name, std::vector<int64_t> shape) {
-    int64_t size = 1;
-    for (const int64_t extent : shape) size *= extent;
-    views.push_back({std::move(name), std::move(shape), offset, size});
-    offset += size;
-  };
-  const int64_t hidden = config.hidden_size;
-  const int64_t heads = config.num_attention_heads * config.HeadDim();
-  const int64_t kv_heads = config.num_key_value_heads * config.HeadDim();
-  const int64_t inner = config.IntermediateSize();
-  add("model.embed_tokens.weight", {config.vocab_size, hidden});
-  for (int64_t layer = 0; layer < config.num_hidden_layers; ++layer) {
-    const std::string prefix = absl::StrCat("model.layers.", layer, ".");
-    add(prefix + "self_attn.q_proj.weight", {heads, hidden});
-    add(prefix + "self_attn.k_proj.weight", {kv_heads, hidden});
-    add(prefix + "self_attn.v_proj.weight", {kv_heads, hidden});
-    add(prefix + "self_attn.o_proj.weight", {hidden, heads});
-    add(prefix + "input_layernorm.weight", {hidden});
-    add(prefix + "post_attention_layernorm.weight", {hidden});
-    add(prefix + "mlp.gate_proj.weight", {inner, hidden});
-    add(prefix + "mlp.up_proj.weight", {inner, hidden});
-    add(prefix + "mlp.down_proj.weight", {hidden, inner});
+c10::ScalarType ToScalarType(ComputeDtype compute) {
+  switch (compute) {
+    case ComputeDtype::kFloat32:
+      return c10::kFloat;
+    case ComputeDtype::kBfloat16:
+      return c10::kBFloat16;
+    case ComputeDtype::kFloat16:
+      break;
   }
-  add("model.norm.weight", {hidden});
-  if (!config.tie_word_embeddings) add("lm_head.weight", {config.vocab_size, hidden});
-  return views;
+  return c10::kHalf;
 }
 
 absl::StatusOr<std::unique_ptr<Minimind>> Minimind::Create(const ModelConfig& config,
                                                            c10::Device device,
                                                            const MinimindOptions& options) {
-  const absl::Status supported = CheckSupported(config);
-  if (!supported.ok()) return supported;
+  absl::Status status = CheckConfig(config);
+  if (status.ok()) status = CheckLora(config, options.lora_rank);
+  if (!status.ok()) return status;
   if (!device.is_cpu() && !(device.is_cuda() && at::hasCUDA())) {
     return absl::FailedPreconditionError(
         absl::StrCat("device ", device.str(), " is not available to this build and machine"));
   }
-  if (device.is_cpu()) return MakeCpuMinimind(config, Effective(config, options));
+  // The CPU's own kernels know float32 and bfloat16; float16 is composed of LibTorch's.
+  const bool own = device.is_cpu() && options.compute != ComputeDtype::kFloat16;
+  status = own ? CheckCpuSupport(config, options) : CheckAtenSupport(config, options);
+  if (!status.ok()) return status;
+  if (own) return MakeCpuMinimind(config, Effective(config, options));
   return MakeAtenMinimind(config, device, Effective(config, options));
 }
 
@@ -114,12 +108,17 @@ Minimind::Minimind(const ModelConfig& config, c10::Device device, const Minimind
     : config_(config),
       device_(device),
       options_(options),
-      parameters_(MinimindParameters(config)),
-      parameter_count_(parameters_.back().offset + parameters_.back().size) {
+      parameters_(MinimindParameters(config, options.lora_rank)),
+      parameter_count_(parameters_.back().offset + parameters_.back().size),
+      trained_offset_(options.lora_rank == 0 ? 0
+                                             : ModelOffsets(ModelSizes(config, options.lora_rank),
+                                                            config.tie_word_embeddings)
+                                                   .adapters) {
   const auto floats = at::TensorOptions().device(device).dtype(at::kFloat);
   flat_parameters_ = at::zeros({parameter_count_}, floats);
-  if (options.compute == ComputeDtype::kBfloat16) {
-    compute_parameters_ = at::zeros({parameter_count_}, floats.dtype(at::kBFloat16));
+  if (options.compute != ComputeDtype::kFloat32) {
+    compute_parameters_ =
+        at::zeros({parameter_count_}, floats.dtype(ToScalarType(options.compute)));
   }
 }
 
@@ -131,8 +130,12 @@ void Minimind::InitializeWeights(uint64_t seed) {
     float* begin = out + view.offset;
     if (view.shape.size() == 1) {
       std::fill(begin, begin + view.size, 1.0f);
+    } else if (view.name.ends_with(".lora.A.weight")) {
+      FillNormal(seed, i, 0.02, view.size, begin);
+    } else if (view.name.ends_with(".lora.B.weight")) {
+      std::fill(begin, begin + view.size, 0.0f);
     } else if (i == 0 && !config_.tie_word_embeddings) {
-      FillNormal(seed, i, view.size, begin);
+      FillNormal(seed, i, 1.0, view.size, begin);
     } else {
       FillUniform(seed, i, view.shape[1], view.size, begin);
     }

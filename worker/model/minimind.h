@@ -1,12 +1,13 @@
-// A dense MiniMind on one device, for training: parameters in one flat float32 buffer, a
-// hand-written forward and backward that fills one flat float32 gradient. It does not know files,
-// optimizers, microbatch order or other ranks. The surprising choice: no autograd engine. What
+// A MiniMind on one device, for training: parameters in one flat float32 buffer, a hand-written
+// forward and backward that fills one flat float32 gradient. It does not know files, optimizers,
+// microbatch order or other ranks. The surprising choice: no autograd engine. What
 // runs, in which order and into which buffer is all in this room, so a step allocates nothing after
 // the first one and gives the same bits for the same inputs and thread count on every run.
 #pragma once
 
 #include <ATen/core/Tensor.h>
 #include <c10/core/Device.h>
+#include <c10/core/ScalarType.h>
 
 #include <cstdint>
 #include <memory>
@@ -21,6 +22,7 @@ namespace mindforge {
 
 // Arithmetic of the matrix products; weights, gradients, norms and losses are float32 in all.
 enum class ComputeDtype { kFloat32, kBfloat16, kFloat16 };
+c10::ScalarType ToScalarType(ComputeDtype compute);
 
 // kFused: tiled attention that never holds all scores. kPlain: scores, float32 softmax, product.
 enum class AttentionPath { kFused, kPlain };
@@ -40,10 +42,13 @@ struct ParameterView {
   int64_t size = 0;
 };
 
-// The parameters of `config` in canonical order: embedding; per layer q, k, v, o, input norm, post
-// norm, gate, up, down; final norm; an untied head last. A tied head has no entry. Projections that
-// are multiplied together lie side by side, so their products are one.
-std::vector<ParameterView> MinimindParameters(const ModelConfig& config);
+// The parameters of `config` in canonical order: embedding; per layer q, k, v, o, with qk_norm the
+// norms of q and k, input norm, post norm, then gate, up, down, or with MoE those of each expert,
+// the router, those of each shared expert; final norm; an untied head. A tied head has no entry.
+// With `lora_rank` adapters follow: per layer those of the square projections among q, k, v, o and
+// the MLPs', each A [rank, in], then B [out, rank], named `{module}.lora.{A,B}.weight`. Projections
+// that are multiplied together lie side by side, so their products are one.
+std::vector<ParameterView> MinimindParameters(const ModelConfig& config, int64_t lora_rank = 0);
 
 // Input of one forward and backward. Tensors are contiguous, on the model's device or on the CPU.
 struct Microbatch {
@@ -72,8 +77,9 @@ struct LossSum {
 // the CPU; errors of LibTorch (out of memory) come out as c10::Error.
 class Minimind {
  public:
-  // INVALID_ARGUMENT names every field of `config` that cannot be built; UNIMPLEMENTED for MoE,
-  // qk_norm and dropout. Weights are zero until InitializeWeights or a load into flat_parameters().
+  // INVALID_ARGUMENT names every field of `config` that cannot be built, and lora_rank when no
+  // projection is square; UNIMPLEMENTED names what the device's backend cannot do. Weights are zero
+  // until InitializeWeights or a load into flat_parameters().
   static absl::StatusOr<std::unique_ptr<Minimind>> Create(const ModelConfig& config,
                                                           c10::Device device,
                                                           const MinimindOptions& options);
@@ -87,29 +93,39 @@ class Minimind {
   c10::Device device() const { return device_; }
 
   // PyTorch's default distributions from a counter-based generator keyed by (seed, parameter
-  // index): the same weights on every device. Calls ParametersChanged.
+  // index): the same weights on every device. Adapters: A ~ N(0, 0.02²), B = 0, so that they change
+  // nothing yet. Calls ParametersChanged.
   void InitializeWeights(uint64_t seed);
 
   int64_t parameter_count() const { return parameter_count_; }
   const std::vector<ParameterView>& parameters() const { return parameters_; }
+  // The elements of the flat buffer that are trained: all, or only the adapters.
+  int64_t trained_offset() const { return trained_offset_; }
+  int64_t trained_count() const { return parameter_count_ - trained_offset_; }
   // The float32 master weights [P] on the device. Call ParametersChanged after writing to them.
   const at::Tensor& flat_parameters() const { return flat_parameters_; }
   // One parameter, a view into flat_parameters(). REQUIRES: `view` is one of parameters().
   at::Tensor Parameter(const ParameterView& view) const;
-  // The bfloat16 copy [P] that products read, same offsets; undefined when compute is float32. An
+  // The copy [P] in the compute dtype that products read, same offsets; undefined for float32. An
   // optimizer that writes it together with the master weights need not call ParametersChanged.
   const at::Tensor& compute_parameters() const { return compute_parameters_; }
   // Re-derives what products read from the master weights; once per change of these.
   void ParametersChanged();
 
-  // Forward and backward of one microbatch. Writes (does not add) the gradient of the loss into
-  // `gradient`, float32 [P] on the device, and returns the loss as a float32 scalar tensor on the
-  // device: sum of cross entropies of unmasked targets / their number. Without an unmasked target
-  // loss and gradient are zero. On CUDA the call only enqueues; reading the loss waits.
+  // Forward and backward of one microbatch. Writes (does not add) the gradient of the loss, times
+  // pass.loss_scale, into `gradient`, float32 [trained_count()] on the device, and returns the loss
+  // as a float32 scalar tensor on the device: sum of cross entropies of unmasked targets / their
+  // number, plus MoE's auxiliary losses. Without an unmasked target loss and gradient are zero. On
+  // CUDA the call only enqueues; reading the loss waits.
   // INVALID_ARGUMENT: shapes or dtypes differ from Microbatch's, T > max_position_embeddings, or an
   // id outside the vocabulary (checked where the ids are on the CPU).
   virtual absl::StatusOr<at::Tensor> ForwardBackward(const Microbatch& microbatch,
-                                                     const at::Tensor& gradient) = 0;
+                                                     const at::Tensor& gradient,
+                                                     const PassOptions& pass = {}) = 0;
+
+  // Forward only, without dropout and auxiliary losses; waits for the device. Summed in float64 in
+  // the order of rows and positions. INVALID_ARGUMENT as ForwardBackward.
+  virtual absl::StatusOr<LossSum> EvaluateLoss(const Microbatch& microbatch) = 0;
 
   // Logits of the last `logits_to_keep` positions (0: all), float32 [B, n, vocab_size], for
   // evaluation. `padding_mask` uint8 or bool [B, T]: zero blocks a key; undefined: none.
@@ -128,6 +144,7 @@ class Minimind {
   const MinimindOptions options_;
   const std::vector<ParameterView> parameters_;
   const int64_t parameter_count_;
+  const int64_t trained_offset_;
   at::Tensor flat_parameters_;
   at::Tensor compute_parameters_;
 };
