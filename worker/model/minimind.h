@@ -32,6 +32,9 @@ struct MinimindOptions {
   AttentionPath attention = AttentionPath::kFused;
   // Not 0: every square projection carries an adapter of this rank, and only adapters are trained.
   int64_t lora_rank = 0;
+  // Not null: Logits appends each MoE layer's choice of experts, int64 [B · T, k] on the CPU, so
+  // that tests see them. Borrowed.
+  std::vector<at::Tensor>* routing = nullptr;
 };
 
 // Where one parameter lies in the flat buffer.
