@@ -95,10 +95,12 @@ absl::Status WriteFiles(const std::string& folder, const CheckpointContents& con
   const Json generation = contents.generation_config.is_null()
                               ? DefaultGenerationConfig(contents.model_config)
                               : contents.generation_config;
-  const std::pair<const char*, Json> texts[] = {
-      {kStateName, CheckpointStateToJson(contents.state)},
-      {kConfigName, ModelConfigToJson(contents.model_config)},
-      {kGenerationConfigName, generation}};
+  Json config = ModelConfigToJson(contents.model_config);
+  if (contents.lora_rank > 0) config[kLoraRankField] = contents.lora_rank;
+  if (!contents.prompt_style.empty()) config[kPromptStyleField] = contents.prompt_style;
+  const std::pair<const char*, Json> texts[] = {{kStateName, CheckpointStateToJson(contents.state)},
+                                                {kConfigName, config},
+                                                {kGenerationConfigName, generation}};
   for (const auto& [name, json] : texts) {
     // What is not UTF-8 in names that users chose must not stop a checkpoint.
     const std::string text = json.dump(kIndent, ' ', false, Json::error_handler_t::replace);

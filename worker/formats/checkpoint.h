@@ -15,6 +15,7 @@
 #include "absl/status/statusor.h"
 #include "absl/types/span.h"
 #include "nlohmann/json.hpp"
+#include "worker/formats/hf_folder.h"
 #include "worker/formats/model_config.h"
 #include "worker/formats/safetensors.h"
 
@@ -58,6 +59,9 @@ struct CheckpointContents {
   // Folder or file of the tokenizer; its tokenizer.json, tokenizer_config.json and
   // chat_template.jinja (those that exist) are copied. Empty: none is written.
   std::string tokenizer_path;
+  // Of the LoRA adapters among `model`, written to config.json; 0: there are none.
+  int64_t lora_rank = 0;
+  std::string prompt_style = kCompletionStyle;  // written to config.json; empty: not said
 };
 
 // A complete checkpoint folder.

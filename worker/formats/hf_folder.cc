@@ -10,6 +10,7 @@
 #include "common/durable_file.h"
 #include "common/json_parse.h"
 #include "common/status_macros.h"
+#include "worker/formats/dtype_convert.h"
 
 namespace mindforge {
 namespace {
@@ -69,47 +70,10 @@ absl::StatusOr<Json> ReadJson(const std::string& path) {
   return ParseJson(text, path);
 }
 
-// The shards that an index names.
-absl::StatusOr<std::vector<std::string>> ShardsOf(const std::string& index_path) {
-  ASSIGN_OR_RETURN(const Json index, ReadJson(index_path));
-  const Json map = index.is_object() ? index.value("weight_map", Json()) : Json();
-  if (!map.is_object() || map.empty()) {
-    return absl::InvalidArgumentError(absl::StrCat(index_path, ": `weight_map` is missing"));
-  }
-  std::set<std::string> names;
-  for (const auto& [tensor, shard] : map.items()) {
-    const std::string name = shard.is_string() ? shard.get<std::string>() : "";
-    if (name.empty() || name.find('/') != std::string::npos) {
-      return absl::InvalidArgumentError(
-          absl::StrCat(index_path, ": `weight_map` of \"", tensor, "\" is no file name"));
-    }
-    names.insert(name);
-  }
-  return std::vector<std::string>(names.begin(), names.end());
-}
-
 absl::Status OpenWeights(ModelFolder* folder) {
-  std::vector<std::string> names = {"model.safetensors"};
-  const std::string index = JoinPath(folder->path, "model.safetensors.index.json");
-  if (!PathExists(JoinPath(folder->path, names[0]))) {
-    if (!PathExists(index)) {
-      return absl::NotFoundError(
-          absl::StrCat(folder->path,
-                       " has no model.safetensors; name a Hugging Face folder with safetensors "
-                       "weights, or a checkpoint folder"));
-    }
-    ASSIGN_OR_RETURN(names, ShardsOf(index));
-  }
-  for (const std::string& name : names) {
-    ASSIGN_OR_RETURN(std::unique_ptr<SafetensorsFile> file,
-                     SafetensorsFile::Open(JoinPath(folder->path, name)));
-    for (const TensorView& tensor : file->tensors()) {
-      if (!folder->tensors.emplace(tensor.name, &tensor).second) {
-        return absl::InvalidArgumentError(
-            absl::StrCat(folder->path, ": tensor \"", tensor.name, "\" is in two files"));
-      }
-    }
-    folder->files.push_back(std::move(file));
+  ASSIGN_OR_RETURN(folder->stored, NamedTensors::Open(folder->path));
+  for (const TensorView& tensor : folder->stored->tensors()) {
+    folder->tensors.emplace(tensor.name, &tensor);
   }
   return absl::OkStatus();
 }
@@ -132,14 +96,30 @@ void ResolveTiedHead(ModelFolder* folder) {
   folder->tensors[kHead] = embedding;
 }
 
-bool IsWeightDType(DType dtype) {
-  return dtype == DType::kF32 || dtype == DType::kF16 || dtype == DType::kBF16;
+// The adapters of one square projection each; see lora.h for their names.
+void ExpectLora(const ModelFolder& folder, const ExpectedTensor& base,
+                std::vector<ExpectedTensor>* out) {
+  constexpr std::string_view kSuffix = "_proj.weight";
+  if (folder.lora_rank == 0 || !base.name.ends_with(kSuffix) || base.shape[0] != base.shape[1]) {
+    return;
+  }
+  const std::string module = base.name.substr(0, base.name.rfind('.'));
+  out->push_back({module + ".lora.A.weight", {folder.lora_rank, base.shape[1]}});
+  out->push_back({module + ".lora.B.weight", {base.shape[0], folder.lora_rank}});
+}
+
+std::vector<ExpectedTensor> WithLora(const ModelFolder& folder) {
+  std::vector<ExpectedTensor> expected = ExpectedTensors(folder.config);
+  std::vector<ExpectedTensor> adapters;
+  for (const ExpectedTensor& base : expected) ExpectLora(folder, base, &adapters);
+  expected.insert(expected.end(), adapters.begin(), adapters.end());
+  return expected;
 }
 
 absl::Status CheckTensors(ModelFolder* folder) {
   std::vector<std::string> problems;
   std::set<std::string> expected_names = {kHead};
-  for (const ExpectedTensor& expected : ExpectedTensors(folder->config)) {
+  for (const ExpectedTensor& expected : WithLora(*folder)) {
     expected_names.insert(expected.name);
     const TensorView* const tensor = folder->Find(expected.name);
     if (tensor == nullptr) {
@@ -194,6 +174,26 @@ void ReadEosIds(const Json& json, std::vector<int64_t>* ids, std::vector<std::st
       problems->push_back("`eos_token_id` must be an integer or a list of integers");
     }
   }
+}
+
+// What Mindforge itself writes into config.json beside the model's shape.
+absl::Status ReadOwnFields(const Json& config, ModelFolder* folder) {
+  if (const Json rank = config.value(kLoraRankField, Json(0)); !rank.is_null()) {
+    if (!rank.is_number_integer() || rank.get<int64_t>() < 0 ||
+        rank.get<int64_t>() > folder->config.hidden_size) {
+      return absl::InvalidArgumentError(
+          absl::StrCat(kLoraRankField, " must be from 0 to hidden_size, it is ", rank.dump()));
+    }
+    folder->lora_rank = rank.get<int64_t>();
+  }
+  if (const Json style = config.value(kPromptStyleField, Json()); !style.is_null()) {
+    if (style != kCompletionStyle && style != kChatStyle) {
+      return absl::InvalidArgumentError(absl::StrCat(
+          kPromptStyleField, " must be \"", kCompletionStyle, "\" or \"", kChatStyle, "\""));
+    }
+    folder->prompt_style = style.get<std::string>();
+  }
+  return absl::OkStatus();
 }
 
 absl::Status ReadGeneration(const Json& config_json, ModelFolder* folder) {
@@ -260,6 +260,18 @@ const TensorView* ModelFolder::Find(std::string_view name) const {
   return it == tensors.end() ? nullptr : it->second;
 }
 
+void ModelFolder::Replace(const std::string& name, const std::vector<int64_t>& shape,
+                          std::vector<float> values) {
+  Owned& owned = owned_.emplace_back();
+  owned.values = std::move(values);
+  owned.view = {.name = name,
+                .dtype = DType::kF32,
+                .shape = shape,
+                .data = owned.values.data(),
+                .bytes = static_cast<int64_t>(owned.values.size() * sizeof(float))};
+  tensors[name] = &owned.view;
+}
+
 absl::StatusOr<ModelFolder> OpenModelFolder(const std::string& path) {
   ModelFolder folder;
   folder.path = path;
@@ -273,6 +285,7 @@ absl::StatusOr<ModelFolder> OpenModelFolder(const std::string& path) {
   absl::StatusOr<ModelConfig> parsed = ParseModelConfig(*config, &folder.warnings);
   RETURN_IF_ERROR(parsed.status()) << path << "/config.json";
   folder.config = *std::move(parsed);
+  RETURN_IF_ERROR(ReadOwnFields(*config, &folder)) << path << "/config.json";
   RETURN_IF_ERROR(OpenWeights(&folder));
   ResolveTiedHead(&folder);
   RETURN_IF_ERROR(CheckTensors(&folder));

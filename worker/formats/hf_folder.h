@@ -4,6 +4,7 @@
 #pragma once
 
 #include <cstdint>
+#include <deque>
 #include <memory>
 #include <optional>
 #include <string>
@@ -15,6 +16,7 @@
 #include "absl/status/statusor.h"
 #include "nlohmann/json.hpp"
 #include "worker/formats/model_config.h"
+#include "worker/formats/named_tensors.h"
 #include "worker/formats/safetensors.h"
 
 namespace mindforge {
@@ -45,24 +47,48 @@ absl::StatusOr<GenerationDefaults> ParseGenerationConfig(const nlohmann::json& j
 // The reference's: sampling, temperature 0.85, top_p 0.85, top_k 50, and the model's ids.
 nlohmann::json DefaultGenerationConfig(const ModelConfig& config);
 
-// An opened model folder. Immutable; views live as long as it does.
+// How prompts were meant by who trained the model: `mindforge_prompt_style` of config.json.
+inline constexpr char kPromptStyleField[] = "mindforge_prompt_style";
+inline constexpr char kCompletionStyle[] = "completion";
+inline constexpr char kChatStyle[] = "chat";
+// The rank of the LoRA adapters that a folder holds beside its base.
+inline constexpr char kLoraRankField[] = "lora_rank";
+
+// An opened model folder. Views live as long as it does, moved or not. Several threads may read it
+// while none changes it.
 struct ModelFolder {
   std::string path;
   ModelConfig config;
   GenerationDefaults generation;
   std::string tokenizer_path;  // the folder itself, empty when it has no tokenizer.json
+  // Of the adapters among `tensors`, which MergeLora (lora.h) puts into the base; 0: there are
+  // none.
+  int64_t lora_rank = 0;
+  std::string prompt_style;  // kCompletionStyle, kChatStyle, or empty when the folder does not say
   std::vector<std::string> warnings;
-  std::vector<std::unique_ptr<SafetensorsFile>> files;
+  std::unique_ptr<NamedTensors> stored;
   std::unordered_map<std::string, const TensorView*> tensors;
 
   // Null when there is none. A tied head is found under `lm_head.weight` too.
   const TensorView* Find(std::string_view name) const;
+
+  // From now on `name` is this tensor. REQUIRES: as many values as the shape says.
+  void Replace(const std::string& name, const std::vector<int64_t>& shape,
+               std::vector<float> values);
+
+ private:
+  struct Owned {
+    std::vector<float> values;
+    TensorView view;
+  };
+  std::deque<Owned> owned_;
 };
 
 // NOT_FOUND: no folder, no config.json or no weights. INVALID_ARGUMENT: a configuration that cannot
 // be built, or tensors missing, of a wrong shape or dtype (F32, F16 and BF16 are taken): every
 // problem is listed. DATA_LOSS: a file that is not what it claims. A head stored beside a tied
-// embedding is accepted; one whose bits differ is a warning.
+// embedding is accepted; one whose bits differ is a warning. LoRA adapters are accepted where
+// config.json names their rank; a model with them is the base alone until they are merged.
 absl::StatusOr<ModelFolder> OpenModelFolder(const std::string& path);
 
 }  // namespace mindforge

@@ -17,18 +17,11 @@ namespace {
 using Json = nlohmann::json;
 
 // Fields of Hugging Face's files that change nothing here.
-constexpr std::array kSilentFields = {"_name_or_path",
-                                      "architectures",
-                                      "auto_map",
-                                      "dtype",
-                                      "initializer_range",
-                                      "layer_types",
-                                      "max_window_layers",
-                                      "pretraining_tp",
-                                      "sliding_window",
-                                      "torch_dtype",
-                                      "transformers_version",
-                                      "use_cache"};
+constexpr std::array kSilentFields = {
+    "_name_or_path",          "architectures",  "auto_map",       "dtype",
+    "initializer_range",      "layer_types",    "lora_rank",      "max_window_layers",
+    "mindforge_prompt_style", "pretraining_tp", "sliding_window", "torch_dtype",
+    "transformers_version",   "use_cache"};
 
 // Reads fields one by one and remembers which; a null counts as absent.
 class FieldReader {

@@ -105,4 +105,9 @@ absl::StatusOr<FileDigest> WriteSafetensors(const std::string& path,
                                             absl::Span<const TensorView> tensors,
                                             const std::map<std::string, std::string>& metadata);
 
+// The same with every tensor converted to `dtype` (F32, F16 or BF16), all held in memory meanwhile.
+absl::StatusOr<FileDigest> WriteSafetensorsAs(const std::string& path,
+                                              absl::Span<const TensorView> tensors, DType dtype,
+                                              const std::map<std::string, std::string>& metadata);
+
 }  // namespace mindforge

@@ -5,6 +5,7 @@
 #include "common/status_macros.h"
 #include "nlohmann/json.hpp"
 #include "worker/formats/digest_file.h"
+#include "worker/formats/dtype_convert.h"
 #include "worker/formats/safetensors.h"
 
 namespace mindforge {
@@ -76,6 +77,21 @@ absl::StatusOr<FileDigest> WriteSafetensors(const std::string& path,
     RETURN_IF_ERROR(file->Append(tensor->data, static_cast<size_t>(tensor->bytes)));
   }
   return file->Finish();
+}
+
+absl::StatusOr<FileDigest> WriteSafetensorsAs(const std::string& path,
+                                              absl::Span<const TensorView> tensors, DType dtype,
+                                              const std::map<std::string, std::string>& metadata) {
+  std::vector<std::string> converted(tensors.size());
+  std::vector<TensorView> views(tensors.begin(), tensors.end());
+  for (size_t i = 0; i < views.size(); ++i) {
+    if (views[i].dtype == dtype) continue;
+    ASSIGN_OR_RETURN(converted[i], ConvertTensor(views[i], dtype));
+    views[i].dtype = dtype;
+    views[i].data = converted[i].data();
+    views[i].bytes = static_cast<int64_t>(converted[i].size());
+  }
+  return WriteSafetensors(path, views, metadata);
 }
 
 }  // namespace mindforge

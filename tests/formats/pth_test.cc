@@ -1,0 +1,160 @@
+#include "worker/formats/pth.h"
+
+#include <cstring>
+#include <limits>
+#include <string>
+#include <vector>
+
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+#include "tests/formats/temp_dir.h"
+#include "worker/formats/dtype_convert.h"
+#include "worker/formats/named_tensors.h"
+#include "worker/formats/resume_pth.h"
+
+namespace mindforge {
+namespace {
+
+using ::testing::ElementsAre;
+using ::testing::HasSubstr;
+
+std::vector<float> Floats(const TensorView& view) {
+  const auto values = ToFloats(view);
+  EXPECT_TRUE(values.ok()) << values.status();
+  return values.value_or(std::vector<float>{});
+}
+
+TEST(PthFile, ReadsWhatTorchWrote) {
+  const auto file = NamedTensors::Open(TestData("pth/state_dict.pth"));
+  ASSERT_TRUE(file.ok()) << file.status();
+  ASSERT_EQ((*file)->tensors().size(), 8u);
+  const TensorView& row = *(*file)->Find("row");
+  EXPECT_EQ(row.dtype, DType::kF16);
+  EXPECT_THAT(row.shape, ElementsAre(2, 3));
+  EXPECT_THAT(Floats(row), ElementsAre(0, 1, 2, 3, 4, 5));
+  const TensorView& transposed = *(*file)->Find("transposed");
+  EXPECT_THAT(transposed.shape, ElementsAre(3, 2));
+  EXPECT_THAT(Floats(transposed), ElementsAre(0, 3, 1, 4, 2, 5));
+  const TensorView& slice = *(*file)->Find("slice");
+  EXPECT_EQ(slice.dtype, DType::kI64);
+  std::vector<int64_t> values(4);
+  std::memcpy(values.data(), slice.data, 32);
+  EXPECT_THAT(values, ElementsAre(5, 6, 9, 10));
+  EXPECT_THAT(Floats(*(*file)->Find("bf")), ElementsAre(1.5, -2));
+  EXPECT_THAT(Floats(*(*file)->Find("scalar")), ElementsAre(3.25));
+  EXPECT_EQ((*file)->Find("tied.a")->data, (*file)->Find("tied.b")->data);
+  EXPECT_EQ((*file)->Find("empty")->bytes, 0);
+}
+
+TEST(PthFile, ReadsBackWhatItWrote) {
+  TempDir dir;
+  const std::vector<float> a = {1, 2, 3, -4.5};
+  const std::vector<float> b = {0.25};
+  const std::vector<TensorView> tensors = {
+      {.name = "a", .shape = {2, 2}, .data = a.data(), .bytes = 16},
+      {.name = "same", .shape = {2, 2}, .data = a.data(), .bytes = 16},
+      {.name = "b", .shape = {1}, .data = b.data(), .bytes = 4}};
+  for (const DType dtype : {DType::kF32, DType::kF16, DType::kBF16}) {
+    ASSERT_TRUE(WriteStateDictPth(dir.At("x.pth"), tensors, dtype).ok());
+    const auto file = NamedTensors::Open(dir.At("x.pth"));
+    ASSERT_TRUE(file.ok()) << file.status();
+    ASSERT_EQ((*file)->tensors().size(), 3u);
+    EXPECT_EQ((*file)->Find("a")->dtype, dtype);
+    EXPECT_THAT(Floats(*(*file)->Find("a")), ElementsAre(1, 2, 3, -4.5));
+    EXPECT_EQ((*file)->Find("a")->data, (*file)->Find("same")->data);
+    EXPECT_THAT(Floats(*(*file)->Find("b")), ElementsAre(0.25));
+  }
+}
+
+TEST(PthFile, SaysWhichValueFloat16CannotHold) {
+  TempDir dir;
+  const float big = 70000;
+  const auto written = WriteStateDictPth(
+      dir.At("x.pth"), {{.name = "w", .shape = {1}, .data = &big, .bytes = 4}}, DType::kF16);
+  EXPECT_EQ(written.status().code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_THAT(std::string(written.status().message()), HasSubstr("\"w\" holds 70000"));
+}
+
+TEST(ResumePth, ReadsWhatTorchWrote) {
+  const auto resume = ReadResumePth(TestData("pth/resume.pth"));
+  ASSERT_TRUE(resume.ok()) << resume.status();
+  ASSERT_EQ(resume->model.size(), 1u);
+  EXPECT_EQ(resume->model[0].name, "model.embed_tokens.weight");
+  ASSERT_EQ(resume->optimizer.size(), 1u);
+  EXPECT_EQ(resume->optimizer[0].step, 1);
+  EXPECT_NEAR(Floats(resume->optimizer[0].first)[0], 0.1, 1e-7);
+  EXPECT_NEAR(Floats(resume->optimizer[0].second)[3], 0.001, 1e-9);
+  EXPECT_EQ(resume->learning_rate, 5e-4);
+  EXPECT_EQ(resume->beta2, 0.999);
+  EXPECT_EQ(resume->epoch, 1);
+  EXPECT_EQ(resume->step, 40);
+  EXPECT_EQ(resume->world_size, 2);
+  EXPECT_EQ(resume->tracker_id, "run-7");
+  ASSERT_TRUE(resume->scaler.has_value());
+  EXPECT_EQ(resume->scaler->scale, 32768);
+  EXPECT_EQ(resume->scaler->growth_tracker, 17);
+}
+
+TEST(ResumePth, ReadsBackWhatItWrote) {
+  TempDir dir;
+  auto resume = ReadResumePth(TestData("pth/resume.pth"));
+  ASSERT_TRUE(resume.ok()) << resume.status();
+  resume->tracker_id.clear();
+  resume->step = int64_t{1} << 40;
+  resume->scaler.reset();
+  ASSERT_TRUE(WriteResumePth(dir.At("r.pth"), *resume, DType::kF16).ok());
+  const auto again = ReadResumePth(dir.At("r.pth"));
+  ASSERT_TRUE(again.ok()) << again.status();
+  EXPECT_EQ(again->optimizer.size(), 1u);
+  EXPECT_EQ(again->optimizer[0].step, 1);
+  EXPECT_EQ(Floats(again->optimizer[0].first), Floats(resume->optimizer[0].first));
+  EXPECT_EQ(again->step, int64_t{1} << 40);
+  EXPECT_EQ(again->tracker_id, "");
+  EXPECT_FALSE(again->scaler.has_value());
+}
+
+TEST(ResumePth, NamesWhatIsMissing) {
+  const auto resume = ReadResumePth(TestData("pth/state_dict.pth"));
+  EXPECT_EQ(resume.status().code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_THAT(std::string(resume.status().message()), HasSubstr("`model` is missing"));
+}
+
+TEST(ResumePth, ParameterNumbersFollowTheReference) {
+  ModelConfig config;
+  config.num_hidden_layers = 1;
+  EXPECT_THAT(
+      ReferenceParameterOrder(config),
+      ElementsAre("model.embed_tokens.weight", "model.layers.0.self_attn.q_proj.weight",
+                  "model.layers.0.self_attn.k_proj.weight",
+                  "model.layers.0.self_attn.v_proj.weight",
+                  "model.layers.0.self_attn.o_proj.weight", "model.layers.0.input_layernorm.weight",
+                  "model.layers.0.post_attention_layernorm.weight",
+                  "model.layers.0.mlp.gate_proj.weight", "model.layers.0.mlp.down_proj.weight",
+                  "model.layers.0.mlp.up_proj.weight", "model.norm.weight"));
+}
+
+TEST(DTypeConvert, RoundsEveryHalfAndBackToItself) {
+  for (uint32_t bits = 0; bits < 0x10000; ++bits) {
+    const auto half = static_cast<uint16_t>(bits);
+    const bool nan = (half & 0x7C00) == 0x7C00 && (half & 0x3FF) != 0;
+    if (nan) continue;
+    ASSERT_EQ(FloatToHalf(HalfToFloat(half)), half) << bits;
+    ASSERT_EQ(FloatToBfloat16(Bfloat16ToFloat(half)) & 0x7F80, half & 0x7F80) << bits;
+  }
+}
+
+TEST(DTypeConvert, RoundsTiesToEven) {
+  EXPECT_EQ(FloatToHalf(1.0f + 0x1p-11f), 0x3C00);      // halfway: the even one below
+  EXPECT_EQ(FloatToHalf(1.0f + 3 * 0x1p-11f), 0x3C02);  // the even one above
+  EXPECT_EQ(FloatToHalf(1.0f + 0x1p-11f + 0x1p-20f), 0x3C01);
+  EXPECT_EQ(FloatToHalf(0x1p-25f), 0x0000);  // half of the smallest
+  EXPECT_EQ(FloatToHalf(0x1.8p-24f), 0x0002);
+  EXPECT_EQ(FloatToHalf(65519.0f), 0x7BFF);
+  EXPECT_EQ(FloatToHalf(65520.0f), 0x7C00);
+  EXPECT_EQ(FloatToHalf(-std::numeric_limits<float>::infinity()), 0xFC00);
+  EXPECT_EQ(FloatToBfloat16(1.0f + 0x1p-8f), 0x3F80);
+  EXPECT_EQ(FloatToBfloat16(1.0f + 3 * 0x1p-8f), 0x3F82);
+}
+
+}  // namespace
+}  // namespace mindforge

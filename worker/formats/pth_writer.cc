@@ -1,0 +1,103 @@
+#include <cstring>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "common/status_macros.h"
+#include "worker/formats/dtype_convert.h"
+#include "worker/formats/pth.h"
+#include "worker/formats/pth_names.h"
+
+namespace mindforge {
+namespace {
+
+constexpr char kFolder[] = "archive/";
+constexpr char kVersion[] = "3\n";
+
+bool SameBytes(const TensorView& a, const TensorView& b) {
+  return a.dtype == b.dtype && a.shape == b.shape && a.bytes == b.bytes &&
+         (a.data == b.data || std::memcmp(a.data, b.data, static_cast<size_t>(a.bytes)) == 0);
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<PthWriter>> PthWriter::Create(const std::string& path) {
+  ASSIGN_OR_RETURN(std::unique_ptr<ZipWriter> zip, ZipWriter::Create(path));
+  return std::unique_ptr<PthWriter>(new PthWriter(std::move(zip)));
+}
+
+absl::Status PthWriter::Tensor(const TensorView& view, DType dtype) {
+  if (StorageName(dtype).empty()) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "tensor \"", view.name, "\": PyTorch has no storage of ", std::string(DTypeName(dtype))));
+  }
+  const std::string name = absl::StrCat(kFolder, "data/", storages_);
+  if (view.dtype == dtype) {
+    RETURN_IF_ERROR(
+        zip_->Add(name, {static_cast<const char*>(view.data), static_cast<size_t>(view.bytes)}));
+  } else {
+    ASSIGN_OR_RETURN(const std::string bytes, ConvertTensor(view, dtype));
+    RETURN_IF_ERROR(zip_->Add(name, bytes));
+  }
+  ++storages_;
+  last_shape_ = view.shape;
+  last_dtype_ = dtype;
+  RebuildLast();
+  return absl::OkStatus();
+}
+
+void PthWriter::RebuildLast() {
+  pickle_.Global("torch._utils", "_rebuild_tensor_v2");
+  pickle_.BeginTuple();
+  pickle_.BeginTuple();
+  pickle_.Text("storage");
+  pickle_.Global("torch", StorageName(last_dtype_));
+  pickle_.Text(absl::StrCat(storages_ - 1));
+  pickle_.Text("cpu");
+  pickle_.Int(ElementCount(last_shape_));
+  pickle_.EndTuple();
+  pickle_.Persistent();
+  pickle_.Int(0);
+  pickle_.BeginTuple();
+  for (const int64_t size : last_shape_) pickle_.Int(size);
+  pickle_.EndTuple();
+  std::vector<int64_t> strides(last_shape_.size(), 1);
+  for (size_t i = strides.size(); i-- > 1;) strides[i - 1] = strides[i] * last_shape_[i];
+  pickle_.BeginTuple();
+  for (const int64_t stride : strides) pickle_.Int(stride);
+  pickle_.EndTuple();
+  pickle_.Bool(false);         // requires_grad
+  pickle_.BeginOrderedDict();  // hooks
+  pickle_.EndDict();
+  pickle_.EndTuple();
+  pickle_.Call();
+}
+
+absl::StatusOr<FileDigest> PthWriter::Finish() {
+  RETURN_IF_ERROR(zip_->Add(absl::StrCat(kFolder, "data.pkl"), std::move(pickle_).Finish()));
+  RETURN_IF_ERROR(zip_->Add(absl::StrCat(kFolder, "byteorder"), "little"));
+  RETURN_IF_ERROR(zip_->Add(absl::StrCat(kFolder, "version"), kVersion));
+  return zip_->Finish();
+}
+
+absl::Status PthWriter::StateDict(const std::vector<TensorView>& tensors, DType dtype) {
+  pickle_.BeginOrderedDict();
+  for (size_t i = 0; i < tensors.size(); ++i) {
+    pickle_.Text(tensors[i].name);
+    if (i > 0 && SameBytes(tensors[i - 1], tensors[i])) {
+      SameTensor();
+    } else {
+      RETURN_IF_ERROR(Tensor(tensors[i], dtype));
+    }
+  }
+  pickle_.EndDict();
+  return absl::OkStatus();
+}
+
+absl::StatusOr<FileDigest> WriteStateDictPth(const std::string& path,
+                                             const std::vector<TensorView>& tensors, DType dtype) {
+  ASSIGN_OR_RETURN(const std::unique_ptr<PthWriter> writer, PthWriter::Create(path));
+  RETURN_IF_ERROR(writer->StateDict(tensors, dtype));
+  return writer->Finish();
+}
+
+}  // namespace mindforge
