@@ -49,6 +49,7 @@ void PrintCheckpoints(Session& session,
   Table table({{.title = "STEP", .right = true},
                {.title = "STATE"},
                {.title = "LOSS", .right = true},
+               {.title = "VALIDATION", .right = true, .wide_only = true},
                {.title = "SIZE", .right = true},
                {.title = "AGE", .right = true},
                {.title = "PINNED"},
@@ -58,6 +59,7 @@ void PrintCheckpoints(Session& session,
                {.title = "PATH", .shrinks = true}});
   for (const v1::Checkpoint& one : checkpoints) {
     table.AddRow({absl::StrCat(one.step()), StateCell(one), Loss(one.loss()),
+                  one.has_validation_loss() ? Loss(one.validation_loss()) : "-",
                   Bytes(one.size_bytes()), Age(one.committed_at()), one.pinned() ? "yes" : "-",
                   VerificationCell(one), absl::StrCat(one.generation()), one.manifest_digest(),
                   one.path()});
@@ -82,6 +84,7 @@ void DescribeCheckpoint(Session& session, const v1::Checkpoint& one) {
   lines.Add("Generation", absl::StrCat(one.generation()));
   lines.Add("State", StateCell(one).text);
   lines.Add("Loss", Loss(one.loss()));
+  lines.Add("Validation", one.has_validation_loss() ? Loss(one.validation_loss()) : "");
   lines.Add("Path", one.path());
   lines.Add("Size", Bytes(one.size_bytes()));
   lines.Add("Committed", Moment(one.committed_at()));

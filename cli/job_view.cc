@@ -39,6 +39,19 @@ std::string Progress(const v1::JobProgress& progress) {
   return text;
 }
 
+// Steps that changed nothing, and float16's loss scale: "3 steps, loss scale 8192".
+std::string Skipped(const v1::JobProgress& progress) {
+  std::string text;
+  if (progress.skipped_steps() > 0) {
+    text = absl::StrCat(Grouped(progress.skipped_steps()),
+                        progress.skipped_steps() == 1 ? " step" : " steps");
+  }
+  if (progress.has_loss_scale()) {
+    absl::StrAppend(&text, text.empty() ? "no step, " : ", ", "loss scale ", progress.loss_scale());
+  }
+  return text;
+}
+
 }  // namespace
 
 void PrintJobs(Session& session, const std::vector<v1::Job>& jobs) {
@@ -89,6 +102,10 @@ void DescribeJob(Session& session, const v1::Job& job) {
   lines.Add("State", StateName(job.state()));
   lines.Add("Reason", job.reason());
   lines.Add("Progress", Progress(job.progress()));
+  if (job.progress().has_validation_loss()) {
+    lines.Add("Validation", absl::StrCat("loss ", Loss(job.progress().validation_loss())));
+  }
+  lines.Add("Skipped", Skipped(job.progress()));
   lines.Add("Ranks", Ranks(job));
   lines.Add("Generation", absl::StrCat(job.generation()));
   lines.Add("Failures",
@@ -101,6 +118,9 @@ void DescribeJob(Session& session, const v1::Job& job) {
   lines.Add("Finished", Moment(job.finished_at()));
   lines.Add("Device", job.device_signature());
   lines.Add("Dataset", job.dataset_digest());
+  if (job.skipped_lines() > 0) {
+    lines.Add("Malformed", absl::StrCat(Grouped(job.skipped_lines()), " lines skipped"));
+  }
   lines.Print(session.out());
   session.out() << "Job file:\n";
   const std::string yaml = ProtoToYaml(job.spec());

@@ -33,6 +33,8 @@ v1::ProgressRecord AsRecord(const v1::Job& job) {
   record.set_learning_rate(progress.learning_rate());
   record.set_gradient_norm(progress.gradient_norm());
   record.set_tokens_per_second(progress.tokens_per_second());
+  record.set_skipped_steps(progress.skipped_steps());
+  if (progress.has_loss_scale()) record.set_loss_scale(progress.loss_scale());
   return record;
 }
 
@@ -115,6 +117,11 @@ std::string ProgressView::LogLine(const v1::JobSpec& spec, const v1::ProgressRec
   if (record.sequences_by_rank_size() > 1) {
     absl::StrAppend(&line, " sequences:", absl::StrJoin(record.sequences_by_rank(), "+"));
   }
+  if (record.has_validation_loss()) {
+    absl::StrAppendFormat(&line, " validation:%.6f", record.validation_loss());
+  }
+  if (record.has_loss_scale()) absl::StrAppendFormat(&line, " scale:%g", record.loss_scale());
+  if (record.skipped_steps() > 0) absl::StrAppend(&line, " skipped:", record.skipped_steps());
   return line;
 }
 

@@ -39,6 +39,9 @@ void FillProgress(const sched::Job& job, v1::JobProgress* out) {
   out->set_tokens(progress.tokens);
   out->set_world_size(progress.world_size);
   out->set_first_loss(job.first_loss);
+  if (progress.validation_loss) out->set_validation_loss(*progress.validation_loss);
+  if (progress.loss_scale) out->set_loss_scale(*progress.loss_scale);
+  out->set_skipped_steps(progress.skipped_steps);
   if (progress.total_steps > progress.step && job.max_step > 0 && !job.final()) {
     const double step_seconds = job.productive_seconds / static_cast<double>(job.max_step);
     SetDuration(
@@ -106,6 +109,7 @@ void FillJob(const sched::State& state, const sched::Job& job, v1::Job* out) {
   out->set_revision(job.revision);
   out->set_device_signature(job.device_signature);
   out->set_dataset_digest(job.dataset_digest);
+  out->set_skipped_lines(job.skipped_lines);
   const sched::Checkpoint* newest = sched::NewestCheckpoint(state, job.id);
   out->set_last_checkpoint_step(newest == nullptr ? -1 : newest->step);
   out->set_pause_requested(job.pause_requested);
@@ -129,6 +133,7 @@ void FillCheckpoint(const sched::Checkpoint& checkpoint, v1::Checkpoint* out) {
   out->set_path(checkpoint.path);
   out->set_size_bytes(checkpoint.size_bytes);
   out->set_loss(checkpoint.loss);
+  if (checkpoint.validation_loss) out->set_validation_loss(*checkpoint.validation_loss);
   SetTimestamp(checkpoint.committed_at, out->mutable_committed_at());
   out->set_pinned(checkpoint.pinned);
   out->set_manifest_digest(checkpoint.manifest_digest);

@@ -1,4 +1,5 @@
 // Synchronize's messages as the scheduler's events and back.
+#include <cmath>
 #include <set>
 #include <string>
 #include <utility>
@@ -58,25 +59,33 @@ sched::DeviceStatus ToStatus(const v1::DeviceStatus& status) {
   to.total_steps = trainer.total_steps();
   to.detail = trainer.detail();
   to.resumed_from = trainer.resumed_from();
+  to.skipped_lines = trainer.skipped_lines();
   to.rendezvous = status.rendezvous();
   if (status.has_exit()) to.exit = ToExit(status.exit());
   to.stop_sequence = status.stop_sequence();
   return to;
 }
 
+// The store has no place for a number that is not finite; the record's bytes keep what was sent.
+double Finite(double value) { return std::isfinite(value) ? value : 0; }
+
 sched::Progress ToProgress(const v1::ProgressRecord& record) {
   sched::Progress to;
   to.step = record.step();
   to.total_steps = record.total_steps();
-  to.epoch = record.epoch();
+  to.epoch = Finite(record.epoch());
   to.generation = Generation(record.generation());
   to.world_size = record.world_size();
-  to.loss = record.loss();
-  to.learning_rate = record.learning_rate();
-  to.gradient_norm = record.gradient_norm();
+  to.loss = Finite(record.loss());
+  to.learning_rate = Finite(record.learning_rate());
+  to.gradient_norm = Finite(record.gradient_norm());
   to.tokens = record.tokens();
-  to.tokens_per_second = record.tokens_per_second();
-  to.step_seconds = record.step_seconds();
+  to.tokens_per_second = Finite(record.tokens_per_second());
+  to.step_seconds = Finite(record.step_seconds());
+  if (record.has_validation_loss()) to.validation_loss = Finite(record.validation_loss());
+  if (record.has_loss_scale()) to.loss_scale = Finite(record.loss_scale());
+  to.skipped_steps = record.skipped_steps();
+  to.skipped = record.skipped();
   to.bytes = record.SerializeAsString();
   return to;
 }
@@ -128,11 +137,18 @@ void TakeSpools(const v1::SynchronizeRequest& request, sched::WorkerReport& repo
   }
   for (const v1::SpooledCheckpoint& item : request.checkpoints()) {
     const v1::CheckpointWritten& written = item.checkpoint();
-    report.checkpoints.push_back(
-        {item.number(),
-         JobId(item.job_id()),
-         {written.step(), Generation(written.generation()), written.path(), written.size_bytes(),
-          written.loss(), written.manifest_digest(), written.final()}});
+    report.checkpoints.push_back({item.number(),
+                                  JobId(item.job_id()),
+                                  {.step = written.step(),
+                                   .generation = Generation(written.generation()),
+                                   .path = written.path(),
+                                   .size_bytes = written.size_bytes(),
+                                   .loss = Finite(written.loss()),
+                                   .manifest_digest = written.manifest_digest(),
+                                   .final = written.final()}});
+    if (written.has_validation_loss()) {
+      report.checkpoints.back().item.validation_loss = Finite(written.validation_loss());
+    }
   }
   for (const v1::SpooledCorruption& item : request.corruptions()) {
     const v1::CheckpointCorrupt& corruption = item.corruption();

@@ -68,6 +68,7 @@ Checkpoint MakeCheckpoint(const Context& c, const JobId& job, const WorkerId& wo
   checkpoint.path = written.path;
   checkpoint.size_bytes = written.size_bytes;
   checkpoint.loss = written.loss;
+  checkpoint.validation_loss = written.validation_loss;
   checkpoint.committed_at = c.now.wall;
   checkpoint.manifest_digest = written.manifest_digest;
   checkpoint.final = written.final;

@@ -2,6 +2,7 @@
 // durable, whom to wake, what to measure, and the answer to the caller.
 #pragma once
 
+#include <optional>
 #include <set>
 #include <string>
 #include <utility>
@@ -85,6 +86,7 @@ struct CheckpointWritten {
   std::string path;
   int64_t size_bytes = 0;
   double loss = 0;
+  std::optional<double> validation_loss;
   std::string manifest_digest;
   bool final = false;
 };

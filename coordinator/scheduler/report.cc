@@ -88,10 +88,11 @@ bool IsCommittedHistory(const Job& job, const Progress& record) {
   return false;
 }
 
-void TakeProgress(Context& c, Job& job, const Progress& record) {
+void TakeProgress(Context& c, Job& job, Progress record) {
   if (!IsCommittedHistory(job, record)) return;
+  if (record.skipped) record.loss = job.progress.loss;
   c.out.changes.progress.push_back({job.id, record});
-  if (job.max_step == 0 && job.first_loss == 0) job.first_loss = record.loss;
+  if (job.first_loss == 0) job.first_loss = record.loss;
   if (record.step > job.max_step) {
     job.productive_seconds += record.step_seconds;
     job.max_step = record.step;
@@ -106,8 +107,9 @@ void TakeProgress(Context& c, Job& job, const Progress& record) {
     }
   }
   if (record.generation > job.progress.generation || record.step >= job.progress.step) {
-    job.progress = record;
-    job.progress.bytes.clear();  // the store has it
+    if (!record.validation_loss) record.validation_loss = job.progress.validation_loss;
+    record.bytes.clear();  // the store has it
+    job.progress = std::move(record);
   }
   Touch(c, job);
 }
@@ -166,6 +168,10 @@ void UpdateMember(Context& c, Job& job, int rank, const DeviceStatus& status) {
   }
   if (job.dataset_digest.empty() && !status.dataset_digest.empty()) {
     job.dataset_digest = status.dataset_digest;
+    Save(c, job);
+  }
+  if (status.skipped_lines > 0 && status.skipped_lines != job.skipped_lines) {
+    job.skipped_lines = status.skipped_lines;
     Save(c, job);
   }
   if (status.total_steps > 0 && job.progress.total_steps == 0) {

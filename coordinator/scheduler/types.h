@@ -84,6 +84,7 @@ struct JobRecord {
   int64_t revision = 0;
   std::string device_signature;
   std::string dataset_digest;
+  int64_t skipped_lines = 0;  // of the dataset, as malformed
   bool pause_requested = false;
   StopPurpose stop = StopPurpose::kNone;
   int64_t stop_sequence = 0;
@@ -138,6 +139,7 @@ struct DeviceStatus {
   int64_t total_steps = 0;
   std::string detail;
   int64_t resumed_from = -1;
+  int64_t skipped_lines = 0;
   std::string rendezvous;
   std::optional<TrainerExit> exit;
   int64_t stop_sequence = 0;
@@ -157,7 +159,11 @@ struct Progress {
   int64_t tokens = 0;
   double tokens_per_second = 0;
   double step_seconds = 0;
-  std::string bytes;  // the serialized ProgressRecord
+  std::optional<double> validation_loss;  // of this step; in Job, of the newest that has one
+  std::optional<double> loss_scale;       // float16 alone
+  int64_t skipped_steps = 0;              // so far in the job
+  bool skipped = false;                   // it changed nothing: its loss is not the model's
+  std::string bytes;                      // the serialized ProgressRecord
 };
 
 struct LogLine {
@@ -177,6 +183,7 @@ struct Checkpoint {
   std::string path;
   int64_t size_bytes = 0;
   double loss = 0;
+  std::optional<double> validation_loss;
   absl::Time committed_at = absl::InfinitePast();
   bool pinned = false;
   std::string manifest_digest;

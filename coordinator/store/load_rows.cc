@@ -40,6 +40,7 @@ absl::StatusOr<sched::JobRecord> ReadJob(const Statement& row) {
   job.wish.max_failures = static_cast<int>(row.Int(25));
   RETURN_IF_ERROR(MembersFromJson(row.Text(26), &job.members));
   RETURN_IF_ERROR(WorldSizesFromJson(row.Text(27), &job.world_sizes));
+  job.skipped_lines = row.Int(28);
   return job;
 }
 
@@ -48,7 +49,8 @@ absl::Status LoadJobs(Database& database, Snapshot& snapshot) {
       "SELECT id, sequence, name, spec, state, reason, generation, failures, submitted_at,"
       " started_at, finished_at, revision, device_signature, dataset_digest, pause_requested, stop,"
       " stop_sequence, min_workers, max_workers, accumulation_steps, device, priority,"
-      " checkpoint_dir, keep_last, keep_every, max_failures, members, world_sizes FROM jobs");
+      " checkpoint_dir, keep_last, keep_every, max_failures, members, world_sizes, skipped_lines "
+      "FROM jobs");
   rows.Bind();
   while (rows.Next()) {
     ASSIGN_OR_RETURN(sched::JobRecord job, ReadJob(rows));
@@ -77,8 +79,8 @@ absl::Status LoadProgress(Database& database, Snapshot& snapshot) {
     auto& history = snapshot.histories[job.id];
     Statement& last = database.Prepared(
         "SELECT step, generation, total_steps, epoch, world_size, loss, learning_rate,"
-        " gradient_norm, tokens, tokens_per_second, step_seconds FROM progress WHERE job = ?"
-        " ORDER BY step DESC LIMIT 1");
+        " gradient_norm, tokens, tokens_per_second, step_seconds, loss_scale, skipped_steps"
+        " FROM progress WHERE job = ? ORDER BY step DESC LIMIT 1");
     last.Bind(job.id.value());
     while (last.Next()) {
       sched::Progress& record = history.last_progress;
@@ -93,10 +95,18 @@ absl::Status LoadProgress(Database& database, Snapshot& snapshot) {
       record.tokens = last.Int(8);
       record.tokens_per_second = last.Double(9);
       record.step_seconds = last.Double(10);
+      record.loss_scale = last.OptionalDouble(11);
+      record.skipped_steps = last.Int(12);
     }
     RETURN_IF_ERROR(last.status());
-    Statement& first =
-        database.Prepared("SELECT loss FROM progress WHERE job = ? ORDER BY step LIMIT 1");
+    Statement& validated = database.Prepared(
+        "SELECT validation_loss FROM progress WHERE job = ? AND validation_loss IS NOT NULL"
+        " ORDER BY step DESC LIMIT 1");
+    validated.Bind(job.id.value());
+    while (validated.Next()) history.last_progress.validation_loss = validated.Double(0);
+    RETURN_IF_ERROR(validated.status());
+    Statement& first = database.Prepared(
+        "SELECT loss FROM progress WHERE job = ? AND loss <> 0 ORDER BY step LIMIT 1");
     first.Bind(job.id.value());
     while (first.Next()) history.first_loss = first.Double(0);
     RETURN_IF_ERROR(first.status());
@@ -139,8 +149,8 @@ absl::Status LoadWorkers(Database& database, Snapshot& snapshot) {
 absl::Status LoadCheckpoints(Database& database, Snapshot& snapshot) {
   Statement& rows = database.Prepared(
       "SELECT job, step, generation, state, path, size_bytes, loss, committed_at, pinned,"
-      " manifest_digest, final, worker, verification, verification_detail, verified_at"
-      " FROM checkpoints");
+      " manifest_digest, final, worker, verification, verification_detail, verified_at,"
+      " validation_loss FROM checkpoints");
   rows.Bind();
   while (rows.Next()) {
     sched::Checkpoint c;
@@ -159,6 +169,7 @@ absl::Status LoadCheckpoints(Database& database, Snapshot& snapshot) {
     c.verification = static_cast<sched::Verification>(rows.Int(12));
     c.verification_detail = rows.Text(13);
     c.verified_at = TimeFromRow(rows.Int(14));
+    c.validation_loss = rows.OptionalDouble(15);
     snapshot.checkpoints.push_back(std::move(c));
   }
   return rows.status();

@@ -63,6 +63,14 @@ CREATE TABLE requests (
   id BLOB PRIMARY KEY, digest BLOB NOT NULL, job BLOB NOT NULL, sequence INTEGER NOT NULL
 ) WITHOUT ROWID;
 )sql",
+    R"sql(
+ALTER TABLE progress ADD COLUMN validation_loss REAL;
+ALTER TABLE progress ADD COLUMN loss_scale REAL;
+ALTER TABLE progress ADD COLUMN skipped_steps INTEGER NOT NULL DEFAULT 0;
+CREATE INDEX validated_steps ON progress (job, step) WHERE validation_loss IS NOT NULL;
+ALTER TABLE checkpoints ADD COLUMN validation_loss REAL;
+ALTER TABLE jobs ADD COLUMN skipped_lines INTEGER NOT NULL DEFAULT 0;
+)sql",
 };
 
 }  // namespace

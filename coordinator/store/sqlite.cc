@@ -48,6 +48,10 @@ void Statement::BindOne(int index, int64_t value) {
 void Statement::BindOne(int index, double value) {
   Check(sqlite3_bind_double(statement_, index, value));
 }
+void Statement::BindOne(int index, const std::optional<double>& value) {
+  Check(value ? sqlite3_bind_double(statement_, index, *value)
+              : sqlite3_bind_null(statement_, index));
+}
 void Statement::BindOne(int index, const std::string& value) {
   Check(sqlite3_bind_blob64(statement_, index, value.data(), value.size(), SQLITE_TRANSIENT));
   // An empty blob with a null pointer would be NULL.
@@ -71,6 +75,9 @@ absl::Status Statement::Run() {
 
 int64_t Statement::Int(int column) const { return sqlite3_column_int64(statement_, column); }
 double Statement::Double(int column) const { return sqlite3_column_double(statement_, column); }
+std::optional<double> Statement::OptionalDouble(int column) const {
+  return IsNull(column) ? std::nullopt : std::optional<double>(Double(column));
+}
 std::string Statement::Text(int column) const {
   const void* const bytes = sqlite3_column_blob(statement_, column);
   const int size = sqlite3_column_bytes(statement_, column);

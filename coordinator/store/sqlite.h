@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
 
@@ -45,6 +46,7 @@ class Statement {
 
   int64_t Int(int column) const;
   double Double(int column) const;
+  std::optional<double> OptionalDouble(int column) const;
   std::string Text(int column) const;
   bool IsNull(int column) const;
 
@@ -54,6 +56,8 @@ class Statement {
   void BindOne(int index, int value) { BindOne(index, int64_t{value}); }
   void BindOne(int index, bool value) { BindOne(index, int64_t{value}); }
   void BindOne(int index, double value);
+  // None is NULL.
+  void BindOne(int index, const std::optional<double>& value);
   // As a blob: what is stored need not be UTF-8.
   void BindOne(int index, const std::string& value);
   void Check(int code);

@@ -21,8 +21,9 @@ absl::Status WriteJobs(Database& database, const Changes& changes) {
                       " generation, failures, submitted_at, started_at, finished_at, revision,"
                       " device_signature, dataset_digest, pause_requested, stop, stop_sequence,"
                       " min_workers, max_workers, accumulation_steps, device, priority,"
-                      " checkpoint_dir, keep_last, keep_every, max_failures, members, world_sizes)"
-                      " VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)")
+                      " checkpoint_dir, keep_last, keep_every, max_failures, members, world_sizes,"
+                      " skipped_lines)"
+                      " VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)")
             .Bind(job.id.value(), job.sequence, wish.name, job.spec, static_cast<int>(job.state),
                   job.reason, job.generation.value(), job.failures, TimeToRow(job.submitted_at),
                   TimeToRow(job.started_at), TimeToRow(job.finished_at), job.revision,
@@ -30,7 +31,8 @@ absl::Status WriteJobs(Database& database, const Changes& changes) {
                   static_cast<int>(job.stop), job.stop_sequence, wish.min_workers, wish.max_workers,
                   wish.accumulation_steps, wish.device ? static_cast<int>(*wish.device) : 0,
                   wish.priority, wish.checkpoint_dir, wish.keep_last, wish.keep_every,
-                  wish.max_failures, MembersToJson(job.members), WorldSizesToJson(job.world_sizes))
+                  wish.max_failures, MembersToJson(job.members), WorldSizesToJson(job.world_sizes),
+                  job.skipped_lines)
             .Run());
   }
   return absl::OkStatus();
@@ -55,11 +57,12 @@ absl::Status WriteEvents(Database& database, const Changes& changes) {
 absl::Status WriteHistory(Database& database, const Changes& changes) {
   for (const auto& [job, record] : changes.progress) {
     RETURN_IF_ERROR(
-        database.Prepared("INSERT OR IGNORE INTO progress VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?)")
+        database.Prepared("INSERT OR IGNORE INTO progress VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)")
             .Bind(job.value(), record.step, record.generation.value(), record.total_steps,
                   record.epoch, record.world_size, record.loss, record.learning_rate,
                   record.gradient_norm, record.tokens, record.tokens_per_second,
-                  record.step_seconds, record.bytes)
+                  record.step_seconds, record.bytes, record.validation_loss, record.loss_scale,
+                  record.skipped_steps)
             .Run());
   }
   std::map<JobId, int64_t> newest;
@@ -99,11 +102,11 @@ absl::Status WriteCheckpoints(Database& database, const Changes& changes) {
   for (const sched::Checkpoint& c : changes.checkpoints) {
     RETURN_IF_ERROR(
         database
-            .Prepared("INSERT OR REPLACE INTO checkpoints VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)")
+            .Prepared("INSERT OR REPLACE INTO checkpoints VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)")
             .Bind(c.job.value(), c.step, c.generation.value(), static_cast<int>(c.state), c.path,
                   c.size_bytes, c.loss, TimeToRow(c.committed_at), c.pinned, c.manifest_digest,
                   c.final, c.worker.value(), static_cast<int>(c.verification),
-                  c.verification_detail, TimeToRow(c.verified_at))
+                  c.verification_detail, TimeToRow(c.verified_at), c.validation_loss)
             .Run());
   }
   for (const auto& [job, step] : changes.deleted_checkpoints) {

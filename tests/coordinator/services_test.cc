@@ -2,6 +2,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <limits>
 #include <thread>
 
 #include "absl/strings/str_cat.h"
@@ -166,6 +167,61 @@ TEST_F(ServicesTest, AJobRunsThroughItsAgentToTheEnd) {
   while (records->Read(&record)) EXPECT_EQ(record.record().step(), ++count);
   EXPECT_TRUE(records->Finish().ok());
   EXPECT_EQ(count, 3);
+}
+
+TEST_F(ServicesTest, ShowsSkippedStepsAndValidationAlsoAfterARestart) {
+  const v1::Job job = SubmitGood("tang");
+  v1::SynchronizeRequest report = Obey("w1");
+  report.mutable_device_status(0)->mutable_status()->set_skipped_lines(7);
+  for (int step = 1; step <= 3; ++step) {
+    v1::SpooledProgress* progress = report.add_progress();
+    progress->set_number(step);
+    progress->set_job_id(job.id());
+    v1::ProgressRecord& record = *progress->mutable_record();
+    record.set_step(step);
+    record.set_generation(1);
+    record.set_loss(10 - step);
+    record.set_loss_scale(65536 >> step);
+  }
+  report.mutable_progress(1)->mutable_record()->set_validation_loss(4.5);
+  v1::ProgressRecord& skipped = *report.mutable_progress(2)->mutable_record();
+  skipped.set_skipped(true);
+  skipped.set_skipped_steps(1);
+  skipped.set_loss(std::numeric_limits<double>::quiet_NaN());
+  skipped.set_gradient_norm(std::numeric_limits<double>::infinity());
+  v1::SpooledCheckpoint* checkpoint = report.add_checkpoints();
+  checkpoint->set_number(1);
+  checkpoint->set_job_id(job.id());
+  checkpoint->mutable_checkpoint()->set_step(2);
+  checkpoint->mutable_checkpoint()->set_generation(1);
+  checkpoint->mutable_checkpoint()->set_path("/data/checkpoints/step-2.g1");
+  checkpoint->mutable_checkpoint()->set_loss(std::numeric_limits<double>::quiet_NaN());
+  checkpoint->mutable_checkpoint()->set_validation_loss(4.5);
+  v1::SynchronizeResponse response;
+  ASSERT_TRUE(Synchronize(report, &response).ok());
+
+  for (const bool restart : {false, true}) {
+    SCOPED_TRACE(restart ? "after a restart" : "at once");
+    if (restart) {
+      coordinator_.reset();
+      Start();
+    }
+    const v1::Job shown = Get("tang");
+    EXPECT_EQ(shown.skipped_lines(), 7);
+    EXPECT_EQ(shown.progress().step(), 3);
+    EXPECT_EQ(shown.progress().loss(), 8) << "a skipped step's is not the model's";
+    EXPECT_EQ(shown.progress().first_loss(), 9);
+    EXPECT_EQ(shown.progress().validation_loss(), 4.5);
+    EXPECT_EQ(shown.progress().loss_scale(), 8192);
+    EXPECT_EQ(shown.progress().skipped_steps(), 1);
+    v1::ListCheckpointsRequest request;
+    request.set_job("tang");
+    v1::ListCheckpointsResponse listed;
+    ASSERT_TRUE(
+        Call(*checkpoints_, &v1::CheckpointService::Stub::ListCheckpoints, request, &listed).ok());
+    ASSERT_EQ(listed.checkpoints_size(), 1);
+    EXPECT_EQ(listed.checkpoints(0).validation_loss(), 4.5);
+  }
 }
 
 TEST_F(ServicesTest, AWatcherSeesEveryStateAndTheEnd) {

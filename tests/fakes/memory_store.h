@@ -30,10 +30,11 @@ class MemoryStore : public Store {
       if (progress_[id].empty()) continue;
       history.last_progress = progress_[id].rbegin()->second;
       history.last_progress.bytes.clear();
-      history.first_loss = progress_[id].begin()->second.loss;
-      if (sched::IsFinal(job.state)) continue;
+      history.last_progress.skipped = false;
       for (const auto& [step, record] : progress_[id]) {
-        history.productive_seconds += record.step_seconds;
+        if (history.first_loss == 0) history.first_loss = record.loss;
+        if (record.validation_loss) history.last_progress.validation_loss = record.validation_loss;
+        if (!sched::IsFinal(job.state)) history.productive_seconds += record.step_seconds;
       }
     }
     for (const auto& [id, worker] : workers_) snapshot.workers.push_back(worker);

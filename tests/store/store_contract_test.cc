@@ -88,6 +88,7 @@ sched::JobRecord FullJob() {
   job.revision = 99;
   job.device_signature = "sig";
   job.dataset_digest = "digest";
+  job.skipped_lines = 12;
   job.pause_requested = true;
   job.stop = sched::StopPurpose::kResize;
   job.stop_sequence = 4;
@@ -134,6 +135,7 @@ TEST_P(StoreContract, GivesAJobBackAsItWas) {
   EXPECT_EQ(got.revision, 99);
   EXPECT_EQ(got.device_signature, "sig");
   EXPECT_EQ(got.dataset_digest, "digest");
+  EXPECT_EQ(got.skipped_lines, 12);
   EXPECT_TRUE(got.pause_requested);
   EXPECT_EQ(got.stop, job.stop);
   EXPECT_EQ(got.stop_sequence, 4);
@@ -159,6 +161,7 @@ TEST_P(StoreContract, GivesTheRestBackAsItWas) {
   checkpoint.pinned = true;
   checkpoint.verification = sched::Verification::kPending;
   checkpoint.worker = WorkerId("w");
+  checkpoint.validation_loss = 2.5;
   changes.checkpoints = {checkpoint};
   sched::Deployment by_step, by_path;
   by_step.name = "a";
@@ -174,6 +177,7 @@ TEST_P(StoreContract, GivesTheRestBackAsItWas) {
   EXPECT_THAT(snapshot.workers, ElementsAre(worker));
   ASSERT_EQ(snapshot.checkpoints.size(), 1u);
   EXPECT_EQ(snapshot.checkpoints[0].path, checkpoint.path);
+  EXPECT_EQ(snapshot.checkpoints[0].validation_loss, 2.5);
   EXPECT_TRUE(snapshot.checkpoints[0].final);
   EXPECT_TRUE(snapshot.checkpoints[0].pinned);
   EXPECT_EQ(snapshot.checkpoints[0].verification, sched::Verification::kPending);
@@ -227,6 +231,24 @@ TEST_P(StoreContract, KeepsTheFirstRecordOfAStep) {
   EXPECT_EQ(history.last_progress.step, 2);
   EXPECT_EQ(history.first_loss, 9);
   EXPECT_EQ(history.productive_seconds, 1.0);
+}
+
+TEST_P(StoreContract, FindsTheNewestValidationLossBehindLaterSteps) {
+  Changes changes;
+  changes.jobs = {FullJob()};
+  sched::Progress first = Record(1, "1"), second = Record(2, "2"), third = Record(3, "3");
+  first.loss = 0;  // of a step that was skipped
+  second.validation_loss = 3.5;
+  third.loss_scale = 1024;
+  third.skipped_steps = 1;
+  changes.progress = {{JobId("abc"), first}, {JobId("abc"), second}, {JobId("abc"), third}};
+  Apply(changes);
+  const auto history = LoadAgain().histories[JobId("abc")];
+  EXPECT_EQ(history.last_progress.step, 3);
+  EXPECT_EQ(history.last_progress.validation_loss, 3.5);
+  EXPECT_EQ(history.last_progress.loss_scale, 1024);
+  EXPECT_EQ(history.last_progress.skipped_steps, 1);
+  EXPECT_EQ(history.first_loss, 8);
 }
 
 TEST_P(StoreContract, DropsTheOldestLogLines) {

@@ -44,6 +44,7 @@ absl::StatusOr<v1::CheckpointWritten> Describe(const CheckpointFolder& folder) {
   written.set_path(folder.path);
   written.set_size_bytes(FolderBytes(folder.path));
   written.set_loss(state.loss);
+  if (state.validation_loss) written.set_validation_loss(*state.validation_loss);
   written.set_manifest_digest(
       absl::StrFormat("%016x", XXH3_64bits(manifest.data(), manifest.size())));
   return written;

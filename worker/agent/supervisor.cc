@@ -27,7 +27,7 @@ bool IsNews(const v1::TrainerStatus& before, const v1::TrainerStatus& now) {
   return before.phase() != now.phase() || before.detail() != now.detail() ||
          before.resumed_from() != now.resumed_from() ||
          before.dataset_digest() != now.dataset_digest() ||
-         before.total_steps() != now.total_steps();
+         before.total_steps() != now.total_steps() || before.skipped_lines() != now.skipped_lines();
 }
 
 }  // namespace

@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -29,6 +30,19 @@ struct WorldSizeChange {
   bool operator==(const WorldSizeChange&) const = default;
 };
 
+// Where training stands beyond its step number. Fixed layout: it also travels between ranks as its
+// bytes.
+struct TrainingCounters {
+  int64_t updates = 0;        // AdamW updates in the weights; behind the step by those left out
+  int64_t skipped_steps = 0;  // that changed nothing, or were rolled back
+  int64_t skipped_in_a_row = 0;
+  int64_t rollbacks_in_a_row = 0;  // without a checkpoint of new steps between
+  double loss_scale = 0;           // float16 alone
+  int64_t good_steps = 0;          // since the loss scale last changed
+
+  bool operator==(const TrainingCounters&) const = default;
+};
+
 // What state.json holds: all that is needed to go on, besides the tensors.
 struct CheckpointState {
   std::string job_id;
@@ -43,6 +57,8 @@ struct CheckpointState {
   std::vector<WorldSizeChange> world_size_history;
   std::map<std::string, std::string> tracker_ids;
   double loss = 0;  // of step `step`; NaN is kept
+  std::optional<double> validation_loss;
+  TrainingCounters counters;
 };
 
 nlohmann::json CheckpointStateToJson(const CheckpointState& state);

@@ -46,6 +46,31 @@ class StateReader {
   absl::Status status_;
 };
 
+Json CountersToJson(const TrainingCounters& counters) {
+  return {{"updates", counters.updates},
+          {"skipped_steps", counters.skipped_steps},
+          {"skipped_in_a_row", counters.skipped_in_a_row},
+          {"rollbacks_in_a_row", counters.rollbacks_in_a_row},
+          {"loss_scale", counters.loss_scale},
+          {"good_steps", counters.good_steps}};
+}
+
+absl::StatusOr<TrainingCounters> CountersFromJson(const Json& json) {
+  if (!json.is_object()) {
+    return absl::InvalidArgumentError("state.json: `counters` must be an object");
+  }
+  TrainingCounters counters;
+  StateReader reader(json);
+  reader.Read("updates", &counters.updates);
+  reader.Read("skipped_steps", &counters.skipped_steps);
+  reader.Read("skipped_in_a_row", &counters.skipped_in_a_row);
+  reader.Read("rollbacks_in_a_row", &counters.rollbacks_in_a_row);
+  reader.Read("loss_scale", &counters.loss_scale);
+  reader.Read("good_steps", &counters.good_steps);
+  if (!reader.status().ok()) return reader.status();
+  return counters;
+}
+
 }  // namespace
 
 Json CheckpointStateToJson(const CheckpointState& state) {
@@ -64,7 +89,9 @@ Json CheckpointStateToJson(const CheckpointState& state) {
           {"device_kind", state.device_kind},
           {"world_size_history", std::move(history)},
           {"tracker_ids", state.tracker_ids},
-          {"loss", std::isfinite(state.loss) ? Json(state.loss) : Json(nullptr)}};
+          {"loss", std::isfinite(state.loss) ? Json(state.loss) : Json(nullptr)},
+          {"validation_loss", state.validation_loss ? Json(*state.validation_loss) : Json(nullptr)},
+          {"counters", CountersToJson(state.counters)}};
 }
 
 absl::StatusOr<CheckpointState> CheckpointStateFromJson(const Json& json) {
@@ -86,6 +113,16 @@ absl::StatusOr<CheckpointState> CheckpointStateFromJson(const Json& json) {
     state.loss = std::numeric_limits<double>::quiet_NaN();
   } else {
     reader.Read("loss", &state.loss);
+  }
+  // These two came later: files of older programs lack them.
+  if (const auto it = json.find("validation_loss"); it != json.end() && !it->is_null()) {
+    reader.Read("validation_loss", &state.validation_loss.emplace());
+  }
+  state.counters.updates = state.step;
+  if (const auto it = json.find("counters"); it != json.end()) {
+    const absl::StatusOr<TrainingCounters> counters = CountersFromJson(*it);
+    if (!counters.ok()) return counters.status();
+    state.counters = *counters;
   }
   if (const Json* const history = reader.Find("world_size_history"); history != nullptr) {
     if (!history->is_array()) reader.Fail("world_size_history", "must be a list");
