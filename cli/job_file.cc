@@ -18,7 +18,7 @@ namespace fs = std::filesystem;
 constexpr size_t kMaxJobFileBytes = 1 << 20;
 
 struct PathField {
-  const char* name;
+  std::string name;
   std::string* value;  // null where the file does not name it
 };
 
@@ -29,6 +29,9 @@ std::vector<PathField> PathFields(v1::JobSpec& spec) {
     fields.push_back({"data.path", data.mutable_path()});
     fields.push_back({"data.tokenizer", data.mutable_tokenizer()});
     fields.push_back({"data.cache_dir", data.mutable_cache_dir()});
+    for (int i = 0; i < data.more_paths_size(); ++i) {
+      fields.push_back({absl::StrCat("data.more_paths[", i, "]"), data.mutable_more_paths(i)});
+    }
   }
   if (spec.has_training()) {
     fields.push_back({"training.init_from", spec.mutable_training()->mutable_init_from()});
@@ -120,12 +123,23 @@ model:                         # config.json's names; what is left out takes Min
   # vocab_size: 6400           # the tokenizer's size
   # num_attention_heads: 8
   # num_key_value_heads: 2
+  # qk_norm: true              # as MiniMind-3 has it
+  # dropout: 0.1
+  # use_moe: true              # a mixture of experts; what follows are its defaults
+  # num_experts_per_tok: 2
+  # n_routed_experts: 4
+  # n_shared_experts: 1
 
 data:
-  path: /data/pretrain_hq.jsonl  # one JSON object a line, with a field `text`
+  path: /data/pretrain_hq.jsonl  # one JSON object a line, with a field `text`; .jsonl, .jsonl.zst,
+                               # or a folder of such files
+  # more_paths: [/data/more]   # read after it
   tokenizer: /data/tokenizer     # a folder with tokenizer.json, or that file
   max_seq_len: 512
   packing: false               # true: texts joined into full rows (faster); false: one text a row
+  malformed_lines: refuse      # refuse | skip: lines without a readable `text`
+  validation_fraction: 0       # share of the rows, up to 0.5, held out of training; their loss is
+                               # computed at every checkpoint
 
 training:
   epochs: 1
@@ -135,10 +149,17 @@ training:
   learning_rate: 5e-4
   grad_clip: 1.0               # 0 turns clipping off
   weight_decay: 0.01
-  dtype: bfloat16              # bfloat16 | float32
+  dtype: bfloat16              # bfloat16 | float16 (with dynamic loss scaling) | float32
   seed: 42
   max_steps: 0                 # 0: the epochs decide
-  init_from: ""                # a model folder to start from; empty: fresh weights
+  init_from: ""                # a model to start from: its folder, a checkpoint's folder, a
+                               # .safetensors or a .pth file; empty: fresh weights
+  nan_policy: stop             # when a step's gradient is not finite: stop | skip (leave the step
+                               # out) | rollback (to the newest checkpoint, leaving out the steps
+                               # since)
+
+# lora:                        # freeze the model of init_from and train adapters beside it
+#   rank: 8
 
 workers:
   min: 1                       # the job waits until so many devices are free

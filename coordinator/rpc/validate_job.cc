@@ -1,8 +1,10 @@
 #include "coordinator/rpc/validate_job.h"
 
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <limits>
+#include <set>
 #include <utility>
 
 #include "absl/strings/ascii.h"
@@ -15,6 +17,7 @@ namespace {
 constexpr int64_t kLots = int64_t{1} << 40;
 constexpr size_t kMaxPathBytes = 4096;
 constexpr size_t kMaxNameBytes = 63;
+constexpr int kMaxMorePaths = 1000;
 
 // Collects violations; its checks say what the value is and what could stand there.
 class Checker {
@@ -41,6 +44,16 @@ class Checker {
     return Require(holds, field,
                    absl::StrCat("is ", value, ", must be ", open_low ? "above " : "from ", low,
                                 open_low ? ", at most " : " to ", high));
+  }
+
+  bool OneOf(const std::string& field, const std::string& value,
+             const std::vector<std::string>& choices) {
+    std::string list;
+    for (size_t i = 0; i < choices.size(); ++i) {
+      absl::StrAppend(&list, i == 0 ? "" : i + 1 == choices.size() ? " or " : ", ", choices[i]);
+    }
+    return Require(std::find(choices.begin(), choices.end(), value) != choices.end(), field,
+                   absl::StrCat("is '", value, "', must be ", list));
   }
 
   bool Path(const std::string& field, const std::string& path, absl::string_view what,
@@ -97,6 +110,8 @@ void FillDefaults(v1::JobSpec& job) {
   v1::DataSpec& data = *job.mutable_data();
   MF_DEFAULT(data, max_seq_len, 512);
   MF_DEFAULT(data, packing, false);
+  MF_DEFAULT(data, malformed_lines, "refuse");
+  MF_DEFAULT(data, validation_fraction, 0);
   v1::TrainingSpec& training = *job.mutable_training();
   MF_DEFAULT(training, epochs, 1);
   MF_DEFAULT(training, microbatch_size, 32);
@@ -107,6 +122,7 @@ void FillDefaults(v1::JobSpec& job) {
   MF_DEFAULT(training, dtype, "bfloat16");
   MF_DEFAULT(training, seed, 42);
   MF_DEFAULT(training, max_steps, 0);
+  MF_DEFAULT(training, nan_policy, "stop");
   v1::WorkersSpec& workers = *job.mutable_workers();
   MF_DEFAULT(workers, min, 1);
   MF_DEFAULT(workers, max, std::max(1, workers.min()));
@@ -117,6 +133,7 @@ void FillDefaults(v1::JobSpec& job) {
   MF_DEFAULT(checkpoint, keep_every, 0);
   MF_DEFAULT(job, log_every_steps, 10);
   MF_DEFAULT(job, max_failures, 3);
+  if (job.has_lora()) MF_DEFAULT(*job.mutable_lora(), rank, 8);
 }
 #undef MF_DEFAULT
 
@@ -128,18 +145,27 @@ void CheckHeads(const v1::ModelSpec& model, Checker& check) {
     check.Require(heads % kv_heads == 0, "model.num_key_value_heads",
                   absl::StrCat("is ", kv_heads, ", must divide num_attention_heads (", heads, ")"));
   }
-  if (!check.Require(hidden % heads == 0, "model.num_attention_heads",
-                     absl::StrCat("is ", heads, ", must divide hidden_size (", hidden, ")"))) {
+  if (dim == hidden / heads &&
+      !check.Require(hidden % heads == 0, "model.num_attention_heads",
+                     absl::StrCat("is ", heads, ", must divide hidden_size (", hidden,
+                                  "), or model.head_dim must be given"))) {
     return;
   }
-  if (check.Require(dim == hidden / heads, "model.head_dim",
-                    absl::StrCat("is ", dim, ", must be hidden_size / num_attention_heads (",
-                                 hidden / heads, "): another head_dim is not supported yet"))) {
+  if (check.Range("model.head_dim", dim, int64_t{1}, 4096)) {
     check.Require(dim % 2 == 0, "model.head_dim",
                   absl::StrCat("is ", dim,
                                ", must be even (RoPE turns pairs): choose another "
                                "hidden_size or num_attention_heads"));
   }
+}
+
+void CheckExperts(const v1::ModelSpec& model, Checker& check) {
+  if (!model.use_moe()) return;
+  if (check.Range("model.n_routed_experts", model.n_routed_experts(), int64_t{1}, 1024)) {
+    check.Range("model.num_experts_per_tok", model.num_experts_per_tok(), int64_t{1},
+                model.n_routed_experts());
+  }
+  check.Range("model.n_shared_experts", model.n_shared_experts(), int64_t{0}, 1024);
 }
 
 void CheckModel(const v1::ModelSpec& model, Checker& check) {
@@ -155,20 +181,36 @@ void CheckModel(const v1::ModelSpec& model, Checker& check) {
               1 << 20);
   check.Range("model.rope_theta", model.rope_theta(), 1.0, 1e12);
   check.Range("model.rms_norm_eps", model.rms_norm_eps(), 0.0, 1e-1, /*open_low=*/true);
-  if (check.Range("model.dropout", model.dropout(), 0.0, 0.99)) {
-    check.Require(model.dropout() == 0, "model.dropout",
-                  absl::StrCat("is ", model.dropout(), ": dropout is not supported yet, use 0"));
-  }
-  check.Require(!model.qk_norm(), "model.qk_norm",
-                "is true: qk_norm is not supported yet, use false");
-  check.Require(!model.use_moe(), "model.use_moe",
-                "is true: mixture-of-experts models are not supported yet, use false");
+  check.Require(model.dropout() >= 0 && model.dropout() < 1, "model.dropout",
+                absl::StrCat("is ", model.dropout(), ", must be from 0 to below 1"));
   check.Range("model.aux_loss_alpha", model.aux_loss_alpha(), 0.0, 1e6);
+  CheckExperts(model, check);
+}
+
+void CheckPaths(const v1::DataSpec& data, Checker& check) {
+  check.Path("data.path", data.path(),
+             "a .jsonl or .jsonl.zst file with a `text` field a line, or a folder of such files",
+             true);
+  if (!check.Require(data.more_paths_size() <= kMaxMorePaths, "data.more_paths",
+                     absl::StrCat("has ", data.more_paths_size(), " entries, at most ",
+                                  kMaxMorePaths, ": give a folder instead"))) {
+    return;
+  }
+  std::set<std::string> seen = {data.path()};
+  for (int i = 0; i < data.more_paths_size(); ++i) {
+    const std::string field = absl::StrCat("data.more_paths[", i, "]");
+    const std::string& path = data.more_paths(i);
+    if (check.Path(field, path, "a file or folder, or leave the entry out", true)) {
+      check.Require(
+          seen.insert(path).second, field,
+          absl::StrCat("is '", path, "', which is given before: its rows would count twice"));
+    }
+  }
 }
 
 void CheckData(const v1::JobSpec& job, Checker& check) {
   const v1::DataSpec& data = job.data();
-  check.Path("data.path", data.path(), "a .jsonl file with a `text` field a line", true);
+  CheckPaths(data, check);
   check.Path("data.tokenizer", data.tokenizer(), "a folder with tokenizer.json, or that file",
              true);
   check.Path("data.cache_dir", data.cache_dir(), "", false);
@@ -177,6 +219,8 @@ void CheckData(const v1::JobSpec& job, Checker& check) {
                   absl::StrCat("is ", data.max_seq_len(), ", at most max_position_embeddings (",
                                job.model().max_position_embeddings(), ")"));
   }
+  check.OneOf("data.malformed_lines", data.malformed_lines(), {"refuse", "skip"});
+  check.Range("data.validation_fraction", data.validation_fraction(), 0.0, 0.5);
 }
 
 void CheckTraining(const v1::TrainingSpec& training, Checker& check) {
@@ -186,19 +230,35 @@ void CheckTraining(const v1::TrainingSpec& training, Checker& check) {
   check.Range("training.learning_rate", training.learning_rate(), 0.0, 100.0, /*open_low=*/true);
   check.Range("training.grad_clip", training.grad_clip(), 0.0, 1e9);
   check.Range("training.weight_decay", training.weight_decay(), 0.0, 100.0);
-  check.Require(training.dtype() == "bfloat16" || training.dtype() == "float32", "training.dtype",
-                training.dtype() == "float16"
-                    ? "is 'float16', which is not supported yet: use bfloat16 or float32"
-                    : absl::StrCat("is '", training.dtype(), "', must be bfloat16 or float32"));
+  check.OneOf("training.dtype", training.dtype(), {"bfloat16", "float16", "float32"});
+  check.OneOf("training.nan_policy", training.nan_policy(), {"stop", "skip", "rollback"});
   check.Range("training.max_steps", training.max_steps(), int64_t{0}, kLots);
   check.Path("training.init_from", training.init_from(), "", false);
 }
 
+// Adapters go beside square projections: one must be there.
+void CheckLora(const v1::JobSpec& job, Checker& check) {
+  if (!job.has_lora()) return;
+  const v1::ModelSpec& model = job.model();
+  const int64_t hidden = model.hidden_size();
+  check.Range("lora.rank", job.lora().rank(), int64_t{1}, std::max<int64_t>(1, hidden));
+  check.Require(!job.training().init_from().empty(), "training.init_from",
+                "is missing: lora trains adapters beside a model that is there; give its folder, "
+                "its .safetensors or its .pth file");
+  const int64_t dim = model.head_dim();
+  const bool square = model.num_attention_heads() * dim == hidden ||
+                      model.num_key_value_heads() * dim == hidden ||
+                      model.intermediate_size() == hidden;
+  check.Require(square, "lora",
+                absl::StrCat("finds no square projection in the model: none of "
+                             "num_attention_heads·head_dim, num_key_value_heads·head_dim and "
+                             "intermediate_size is hidden_size (",
+                             hidden, "); leave lora out to train the whole model"));
+}
+
 void CheckWorkers(const v1::JobSpec& job, Checker& check) {
   const v1::WorkersSpec& workers = job.workers();
-  const std::string& device = workers.device();
-  check.Require(device == "any" || device == "cpu" || device == "cuda", "workers.device",
-                absl::StrCat("is '", device, "', must be any, cpu or cuda"));
+  check.OneOf("workers.device", workers.device(), {"any", "cpu", "cuda"});
   const bool min_fits = check.Range("workers.min", int64_t{workers.min()}, 1, 65536);
   if (!check.Range("workers.max", int64_t{workers.max()}, 1, 65536) || !min_fits) return;
   check.Require(workers.min() <= workers.max(), "workers.min",
@@ -220,6 +280,22 @@ void Warn(const v1::JobSpec& job, std::vector<std::string>& warnings) {
     warnings.push_back(absl::StrCat("checkpoint.every_steps (", checkpoint.every_steps(),
                                     ") is beyond training.max_steps (", job.training().max_steps(),
                                     "): the only checkpoint is the last step's"));
+  }
+  const bool never = checkpoint.every_steps() == 0;
+  if (never && job.data().validation_fraction() > 0) {
+    warnings.push_back(
+        "data.validation_fraction is set and checkpoint.every_steps is 0: the validation loss is "
+        "computed after the last step alone");
+  }
+  if (never && job.training().nan_policy() == "rollback") {
+    warnings.push_back(
+        "training.nan_policy is rollback and checkpoint.every_steps is 0: a rollback goes back to "
+        "the start");
+  }
+  if (job.training().dtype() == "float16" && job.workers().device() == "cpu") {
+    warnings.push_back(
+        "training.dtype is float16 on the CPU, which has no fast arithmetic for it: bfloat16 or "
+        "float32 take a fraction of the time");
   }
   if (job.training().learning_rate() > 0.1) {
     warnings.push_back(absl::StrCat("training.learning_rate is ", job.training().learning_rate(),
@@ -257,6 +333,7 @@ ValidatedJob ValidateJob(const v1::JobSpec& submitted) {
   CheckModel(job.model(), check);
   CheckData(job, check);
   CheckTraining(job.training(), check);
+  CheckLora(job, check);
   CheckWorkers(job, check);
   check.Range("priority", int64_t{job.priority()}, -1'000'000, 1'000'000);
   check.Path("checkpoint.dir", job.checkpoint().dir(),

@@ -60,7 +60,7 @@ const BadJob kBadJobs[] = {
     {"name: 'Upper'", "name", "may hold only a-z"},
     {"name: 'a_b'", "name", "may hold only a-z"},
     {"name: '-a'", "name", "must not begin or end with -"},
-    {"data {path: ''}", "data.path", "is missing: give a .jsonl file"},
+    {"data {path: ''}", "data.path", "is missing: give a .jsonl or .jsonl.zst file"},
     {"data {path: 'data.jsonl'}", "data.path", "must be an absolute path"},
     {"data {tokenizer: ''}", "data.tokenizer", "is missing"},
     {"data {max_seq_len: 1}", "data.max_seq_len", "must be from 2"},
@@ -73,16 +73,35 @@ const BadJob kBadJobs[] = {
     {"model {num_key_value_heads: 3}", "model.num_key_value_heads",
      "must divide num_attention_heads"},
     {"model {num_key_value_heads: 16}", "model.num_key_value_heads", "must be from 1 to 8"},
-    {"model {head_dim: 7}", "model.head_dim", "another head_dim is not supported yet"},
+    {"model {head_dim: 7}", "model.head_dim", "must be even"},
+    {"model {head_dim: 5000}", "model.head_dim", "must be from 1 to 4096"},
     {"model {hidden_size: 24}", "model.head_dim", "must be even"},
     {"model {num_hidden_layers: -1}", "model.num_hidden_layers", "must be from 1"},
     {"model {vocab_size: 1}", "model.vocab_size", "must be from 4"},
     {"model {rope_theta: 0}", "model.rope_theta", "must be from 1"},
     {"model {rms_norm_eps: 0}", "model.rms_norm_eps", "must be above 0"},
-    {"model {dropout: 1.5}", "model.dropout", "must be from 0"},
-    {"model {dropout: 0.1}", "model.dropout", "not supported yet, use 0"},
-    {"model {qk_norm: true}", "model.qk_norm", "not supported yet"},
-    {"model {use_moe: true}", "model.use_moe", "not supported yet"},
+    {"model {dropout: 1.5}", "model.dropout", "must be from 0 to below 1"},
+    {"model {dropout: 1}", "model.dropout", "must be from 0 to below 1"},
+    {"model {dropout: -0.1}", "model.dropout", "must be from 0 to below 1"},
+    {"model {dropout: nan}", "model.dropout", "must be from 0 to below 1"},
+    {"model {use_moe: true num_experts_per_tok: 5}", "model.num_experts_per_tok",
+     "must be from 1 to 4"},
+    {"model {use_moe: true num_experts_per_tok: 0}", "model.num_experts_per_tok", "must be from 1"},
+    {"model {use_moe: true n_routed_experts: 0}", "model.n_routed_experts", "must be from 1"},
+    {"model {use_moe: true n_shared_experts: -1}", "model.n_shared_experts", "must be from 0"},
+    {"model {use_moe: true aux_loss_alpha: -1}", "model.aux_loss_alpha", "must be from 0"},
+    {"data {more_paths: 'more.jsonl'}", "data.more_paths[0]", "must be an absolute path"},
+    {"data {more_paths: ''}", "data.more_paths[0]", "is missing"},
+    {"data {more_paths: ['/a', '/b', '/a']}", "data.more_paths[2]", "is given before"},
+    {"data {malformed_lines: 'ignore'}", "data.malformed_lines", "must be refuse or skip"},
+    {"data {validation_fraction: 0.6}", "data.validation_fraction", "must be from 0 to 0.5"},
+    {"data {validation_fraction: -0.1}", "data.validation_fraction", "must be from 0"},
+    {"data {validation_fraction: nan}", "data.validation_fraction", "must be from 0"},
+    {"training {nan_policy: 'ignore'}", "training.nan_policy", "must be stop, skip or rollback"},
+    {"lora {}", "training.init_from", "is missing: lora trains adapters"},
+    {"lora {rank: 0} training {init_from: '/m'}", "lora.rank", "must be from 1 to 512"},
+    {"lora {rank: 513} training {init_from: '/m'}", "lora.rank", "must be from 1 to 512"},
+    {"lora {} training {init_from: '/m'} model {head_dim: 32}", "lora", "no square projection"},
     {"training {epochs: 0}", "training.epochs", "must be from 1"},
     {"training {microbatch_size: 0}", "training.microbatch_size", "must be from 1"},
     {"training {accumulation_steps: 0}", "training.accumulation_steps", "must be from 1"},
@@ -92,8 +111,7 @@ const BadJob kBadJobs[] = {
     {"training {learning_rate: inf}", "training.learning_rate", "must be above 0"},
     {"training {grad_clip: -1}", "training.grad_clip", "must be from 0"},
     {"training {weight_decay: -0.1}", "training.weight_decay", "must be from 0"},
-    {"training {dtype: 'int8'}", "training.dtype", "must be bfloat16 or float32"},
-    {"training {dtype: 'float16'}", "training.dtype", "not supported yet"},
+    {"training {dtype: 'int8'}", "training.dtype", "must be bfloat16, float16 or float32"},
     {"training {max_steps: -5}", "training.max_steps", "must be at least 0"},
     {"training {init_from: 'model'}", "training.init_from", "must be an absolute path"},
     {"workers {min: 0}", "workers.min", "must be from 1"},
@@ -137,6 +155,45 @@ TEST(ValidateJob, ListsAllProblemsOfAnEmptyJob) {
   for (const FieldViolation& violation : job.violations) fields.push_back(violation.field);
   EXPECT_THAT(fields,
               testing::ElementsAre("name", "data.path", "data.tokenizer", "checkpoint.dir"));
+}
+
+TEST(ValidateJob, AcceptsWhatTheReferenceCanDo) {
+  v1::JobSpec change;
+  ASSERT_TRUE(google::protobuf::TextFormat::ParseFromString(
+      "model {use_moe: true qk_norm: true dropout: 0.1 num_attention_heads: 6 head_dim: 96}"
+      "data {more_paths: ['/b', '/c.jsonl.zst'] malformed_lines: 'skip' validation_fraction: 0.05}"
+      "training {dtype: 'float16' nan_policy: 'rollback' init_from: '/base.pth'}",
+      &change));
+  v1::JobSpec spec = GoodJob("tang");
+  spec.MergeFrom(change);
+  EXPECT_THAT(ValidateJob(spec).violations, IsEmpty());
+  EXPECT_THAT(ValidateJob(spec).warnings, IsEmpty());
+}
+
+TEST(ValidateJob, FillsInTheDefaultsOfWhatIsAskedFor) {
+  v1::JobSpec spec = GoodJob("tang");
+  EXPECT_FALSE(ValidateJob(spec).spec.has_lora());
+  spec.mutable_lora();
+  spec.mutable_training()->set_init_from("/base");
+  const ValidatedJob job = ValidateJob(spec);
+  EXPECT_THAT(job.violations, IsEmpty());
+  EXPECT_EQ(job.spec.lora().rank(), 8);
+  EXPECT_EQ(job.spec.data().malformed_lines(), "refuse");
+  EXPECT_EQ(job.spec.data().validation_fraction(), 0);
+  EXPECT_EQ(job.spec.training().nan_policy(), "stop");
+}
+
+TEST(ValidateJob, WarnsOfSettingsThatHardlyHelp) {
+  v1::JobSpec spec = GoodJob("tang");
+  spec.mutable_checkpoint()->set_every_steps(0);
+  spec.mutable_data()->set_validation_fraction(0.1);
+  spec.mutable_training()->set_nan_policy("rollback");
+  spec.mutable_training()->set_dtype("float16");
+  spec.mutable_workers()->set_device("cpu");
+  EXPECT_THAT(ValidateJob(spec).warnings,
+              testing::ElementsAre(HasSubstr("only the last step is kept"),
+                                   HasSubstr("after the last step alone"),
+                                   HasSubstr("goes back to the start"), HasSubstr("on the CPU")));
 }
 
 TEST(ValidateJob, NamesHaveALimit) {
