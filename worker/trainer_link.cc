@@ -47,6 +47,7 @@ void FillStatus(const TrainState& state, v1::TrainerStatus* status) {
   status->set_total_steps(state.total_steps);
   status->set_detail(state.detail);
   status->set_resumed_from(state.resumed_from);
+  status->set_skipped_lines(state.skipped_lines);
 }
 
 v1::LogLevel LevelOf(LogSeverity severity) {

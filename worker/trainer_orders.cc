@@ -1,7 +1,9 @@
 #include "worker/trainer_orders.h"
 
 #include <algorithm>
+#include <filesystem>
 #include <string>
+#include <system_error>
 
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
@@ -50,16 +52,27 @@ ModelConfig ModelFromSpec(const v1::ModelSpec& spec) {
   return model;
 }
 
-TrainDataOptions DataFromSpec(const v1::DataSpec& spec) {
+// In a folder of data files, or beside the one file.
+std::string DefaultCacheDir(const std::string& path) {
+  std::error_code not_there;  // then opening it says so
+  const std::filesystem::path data(path);
+  const std::filesystem::path folder =
+      std::filesystem::is_directory(data, not_there) ? data : data.parent_path();
+  return (folder / ".mindforge-cache").string();
+}
+
+absl::StatusOr<TrainDataOptions> DataFromSpec(const v1::DataSpec& spec) {
   TrainDataOptions data{.path = spec.path(), .tokenizer = spec.tokenizer()};
   MF_TAKE(spec, max_seq_len, data.max_seq_len);
   MF_TAKE(spec, packing, data.packing);
-  data.cache_dir = spec.cache_dir();
-  if (data.cache_dir.empty()) {
-    const size_t slash = data.path.rfind('/');
-    const std::string folder = slash == std::string::npos ? "." : data.path.substr(0, slash);
-    data.cache_dir = absl::StrCat(folder, "/.mindforge-cache");
+  data.more_paths.assign(spec.more_paths().begin(), spec.more_paths().end());
+  const std::string malformed = spec.has_malformed_lines() ? spec.malformed_lines() : "refuse";
+  if (malformed != "refuse" && malformed != "skip") {
+    return InvalidArgument("data.malformed_lines",
+                           absl::StrCat("'", malformed, "' is not one of refuse, skip"));
   }
+  data.skip_malformed_lines = malformed == "skip";
+  data.cache_dir = spec.cache_dir().empty() ? DefaultCacheDir(data.path) : spec.cache_dir();
   return data;
 }
 
@@ -105,12 +118,12 @@ absl::StatusOr<TrainOptions> TrainOptionsFromOrder(const v1::StartTraining& orde
                        .generation = order.generation(),
                        .rank = order.rank(),
                        .world_size = order.world_size(),
-                       .model = ModelFromSpec(spec.model()),
-                       .data = DataFromSpec(spec.data())};
+                       .model = ModelFromSpec(spec.model())};
   if (options.world_size < 1 || options.rank < 0 || options.rank >= options.world_size) {
     return absl::InternalError(
         absl::StrCat("the agent's order says rank ", options.rank, " of ", options.world_size));
   }
+  ASSIGN_OR_RETURN(options.data, DataFromSpec(spec.data()));
   ASSIGN_OR_RETURN(options.recipe, RecipeFromSpec(spec.training()));
   ASSIGN_OR_RETURN(options.device, DeviceFromOrder(order.device()));
   options.checkpoint_dir = order.checkpoint_dir();

@@ -28,7 +28,7 @@ const Tokenizer& MiniMind() {
 class TokenCacheTest : public testing::Test {
  protected:
   absl::StatusOr<std::unique_ptr<TokenCache>> Open(const std::string& content) {
-    options_.path = dir_.Write("data.jsonl", content);
+    options_.paths = {dir_.Write("data.jsonl", content)};
     return TokenCache::Open(options_, MiniMind());
   }
 
@@ -80,7 +80,8 @@ TEST_F(TokenCacheTest, HoldsTheIdsOfEachText) {
 TEST_F(TokenCacheTest, IsBuiltOnceAndAgainWhenTheDatasetChanges) {
   int built = 0;
   options_.progress = [&](const TokenCacheProgress& progress) {
-    built += progress.bytes_done == progress.bytes_total;
+    built += progress.phase == TokenCacheProgress::Phase::kTokenizing &&
+             progress.bytes_done == progress.bytes_total;
   };
   const auto first = Open("{\"text\": \"one two\"}\n");
   ASSERT_TRUE(first.ok()) << first.status();
@@ -122,7 +123,7 @@ TEST_F(TokenCacheTest, ListsBrokenLinesWithNumberAndReason) {
       "{\"txt\": \"misspelt\"}\n"
       "{\"text\": 7}\n"
       "{\"text\": \"\"}\n"
-      "{\"text\": \"bad byte \xFF\"}\n"
+      "{\"text\": bad byte \xFF}\n"
       "{\"text\": \"lone \\ud800\"}\n"
       "{\"text\": \"two\"} {\"text\": \"objects\"}\n");
   EXPECT_THAT(problem, HasSubstr("data.jsonl: 8 lines cannot be used"));
@@ -150,11 +151,11 @@ TEST_F(TokenCacheTest, RefusesADatasetWithNothingToTrainOn) {
   EXPECT_THAT(Problem(""), HasSubstr("nothing to train on"));
   EXPECT_THAT(Problem("\n \n\r\n"), HasSubstr("nothing to train on"));
   EXPECT_THAT(Problem("{\"text\": \"a\"}\n"), HasSubstr("nothing to train on"));
-  options_.path = dir_.At("absent.jsonl");
+  options_.paths = {dir_.At("absent.jsonl")};
   const auto absent = TokenCache::Open(options_, MiniMind());
   EXPECT_EQ(absent.status().code(), absl::StatusCode::kNotFound);
   EXPECT_THAT(std::string(absent.status().message()), HasSubstr("absent.jsonl"));
-  options_.path = dir_.path();
+  options_.paths = {dir_.path()};
   EXPECT_EQ(TokenCache::Open(options_, MiniMind()).status().code(),
             absl::StatusCode::kInvalidArgument);
 }
@@ -178,7 +179,7 @@ TEST_F(TokenCacheTest, IsTheSameWithAnyNumberOfThreadsAndLines) {
 TEST_F(TokenCacheTest, LeavesNothingWhenTheDiskRefuses) {
   std::string jsonl;
   for (int i = 0; i < 300; ++i) jsonl += "{\"text\": \"some text here\"}\n";
-  options_.path = dir_.Write("data.jsonl", jsonl);
+  options_.paths = {dir_.Write("data.jsonl", jsonl)};
   {
     const FileSizeLimit limit(500);
     EXPECT_EQ(TokenCache::Open(options_, MiniMind()).status().code(),
@@ -191,7 +192,7 @@ TEST_F(TokenCacheTest, LeavesNothingWhenTheDiskRefuses) {
 TEST_F(TokenCacheTest, LetsSeveralBuildersMeet) {
   std::string jsonl;
   for (int i = 0; i < 3000; ++i) jsonl += "{\"text\": \"some text here\"}\n";
-  options_.path = dir_.Write("data.jsonl", jsonl);
+  options_.paths = {dir_.Write("data.jsonl", jsonl)};
   std::vector<std::thread> builders;
   std::vector<int> ok(4);
   for (int t = 0; t < 4; ++t) {

@@ -48,6 +48,18 @@ std::vector<BadJob> BadJobs() {
        [](const TestFolder& folder, v1::StartTraining& start) {
          std::ofstream(folder / "data.jsonl", std::ios::app) << "{\"text\": \"unclosed\n";
        }},
+      {"BrokenLineInAnotherFile", "data.more_paths[1]",
+       [](const TestFolder& folder, v1::StartTraining& start) {
+         std::ofstream(folder / "more.jsonl") << "{\"text\": \"fine one\"}\n";
+         std::ofstream(folder / "broken.jsonl") << "{\"text\": \"unclosed\n";
+         start.mutable_spec()->mutable_data()->add_more_paths(folder / "more.jsonl");
+         start.mutable_spec()->mutable_data()->add_more_paths(folder / "broken.jsonl");
+       }},
+      {"NoPlaceForTheCache", "data.cache_dir",
+       [](const TestFolder& folder, v1::StartTraining& start) {
+         std::ofstream(folder / "file") << "x";
+         start.mutable_spec()->mutable_data()->set_cache_dir(folder / "file");
+       }},
       {"AnotherDataset", "data.path",
        [](const TestFolder&, v1::StartTraining& start) {
          start.set_dataset_digest("0123456789abcdef");
@@ -93,6 +105,16 @@ std::vector<BadJob> BadJobs() {
          start.set_checkpoint_dir(folder / "file");
        }},
   };
+}
+
+TEST(MalformedLines, AreSkippedAndCountedWhenTheJobSaysSo) {
+  const TestFolder folder;
+  v1::StartTraining start = TinyJob(folder);
+  std::ofstream(folder / "data.jsonl", std::ios::app) << "{\"text\": \"unclosed\n{}\n";
+  start.mutable_spec()->mutable_data()->set_malformed_lines("skip");
+  TrainerGroup group(start, 1);
+  ASSERT_EQ(group.rank(0).Wait().code, 0);
+  EXPECT_EQ(group.rank(0).reports().states.back().skipped_lines(), 2);
 }
 
 INSTANTIATE_TEST_SUITE_P(Trainer, BadJobTest, ::testing::ValuesIn(BadJobs()),

@@ -44,6 +44,24 @@ TEST(TrainOptionsFromOrder, TakesWhatIsSetAndDefaultsElsewhere) {
   EXPECT_EQ(options->store_fd, -1);
 }
 
+TEST(TrainOptionsFromOrder, KeepsTheCachesOfAFolderInIt) {
+  v1::StartTraining order = Order();
+  v1::DataSpec& data = *order.mutable_spec()->mutable_data();
+  data.set_path(::testing::TempDir());
+  data.add_more_paths("/data/more.jsonl");
+  data.set_malformed_lines("skip");
+  const auto options = TrainOptionsFromOrder(order);
+  ASSERT_TRUE(options.ok()) << options.status();
+  EXPECT_EQ(options->data.cache_dir, ::testing::TempDir() + ".mindforge-cache");
+  EXPECT_THAT(options->data.more_paths, ::testing::ElementsAre("/data/more.jsonl"));
+  EXPECT_TRUE(options->data.skip_malformed_lines);
+  data.set_cache_dir("/caches");
+  EXPECT_EQ(TrainOptionsFromOrder(order)->data.cache_dir, "/caches");
+  data.set_malformed_lines("ignore");
+  EXPECT_EQ(GetViolations(TrainOptionsFromOrder(order).status()).at(0).field,
+            "data.malformed_lines");
+}
+
 TEST(TrainOptionsFromOrder, ReadsTheCudaDevicesIndex) {
   v1::StartTraining order = Order();
   order.mutable_device()->set_kind(v1::DEVICE_KIND_CUDA);

@@ -11,8 +11,10 @@
 #include "absl/strings/str_join.h"
 #include "absl/types/span.h"
 #include "common/check.h"
+#include "common/logging.h"
 #include "common/status_macros.h"
 #include "worker/data/jsonl_reader.h"
+#include "worker/data/progress_meter.h"
 #include "worker/data/token_file.h"
 
 namespace mindforge {
@@ -22,36 +24,44 @@ constexpr int kMaxThreads = 8;
 constexpr size_t kShownProblems = 10;
 constexpr int64_t kNarrowVocab = int64_t{1} << 16;
 
+struct BadLine {
+  int64_t number = 0;
+  std::string reason;
+};
+
 // What one thread made of its share of a batch.
 struct Share {
   std::vector<int32_t> ids;
   std::vector<int64_t> lengths;
-  std::vector<std::string> problems;  // the first kShownProblems
-  int64_t problem_count = 0;
+  std::vector<BadLine> bad_lines;  // the first kShownProblems
+  int64_t bad_count = 0;
   bool has_pair = false;  // some text has two tokens or more: an input and a target
 };
 
-void EncodeLines(absl::Span<const NumberedLine> lines, const Tokenizer& tokenizer, Share* share) {
+// `check_only`: the ids are not wanted any more.
+void EncodeLines(absl::Span<const NumberedLine> lines, const Tokenizer& tokenizer, bool check_only,
+                 Share* share) {
   for (const NumberedLine& line : lines) {
-    absl::StatusOr<std::string> text = TextOfLine(line.text);
-    const size_t before = share->ids.size();
-    if (text.ok()) tokenizer.EncodeAppend(*text, &share->ids);
-    const auto length = static_cast<int64_t>(share->ids.size() - before);
-    if (text.ok()) {
-      share->lengths.push_back(length);
-      share->has_pair |= length >= 2;
+    const absl::StatusOr<std::string> text = TextOfLine(line);
+    if (!text.ok()) {
+      ++share->bad_count;
+      if (share->bad_lines.size() < kShownProblems) {
+        share->bad_lines.push_back({line.number, std::string(text.status().message())});
+      }
       continue;
     }
-    ++share->problem_count;
-    if (share->problems.size() < kShownProblems) {
-      share->problems.push_back(absl::StrCat("line ", line.number, ": ", text.status().message()));
-    }
+    if (check_only) continue;
+    const size_t before = share->ids.size();
+    tokenizer.EncodeAppend(*text, &share->ids);
+    const auto length = static_cast<int64_t>(share->ids.size() - before);
+    share->lengths.push_back(length);
+    share->has_pair |= length >= 2;
   }
 }
 
 // Cuts a batch into as many runs as there are threads, of about the same number of bytes.
 std::vector<Share> EncodeBatch(const std::vector<NumberedLine>& lines, const Tokenizer& tokenizer,
-                               size_t threads) {
+                               bool check_only, size_t threads) {
   size_t bytes = 0;
   for (const NumberedLine& line : lines) bytes += line.text.size();
   std::vector<Share> shares(threads);
@@ -68,46 +78,68 @@ std::vector<Share> EncodeBatch(const std::vector<NumberedLine>& lines, const Tok
     begin = end;
     // This thread does the last run itself.
     if (t + 1 == threads) {
-      EncodeLines(run, tokenizer, &shares[t]);
+      EncodeLines(run, tokenizer, check_only, &shares[t]);
     } else {
-      workers.emplace_back(
-          [run, &tokenizer, share = &shares[t]] { EncodeLines(run, tokenizer, share); });
+      workers.emplace_back([run, &tokenizer, check_only, share = &shares[t]] {
+        EncodeLines(run, tokenizer, check_only, share);
+      });
     }
   }
   for (std::thread& worker : workers) worker.join();
   return shares;
 }
 
-// Problems of all batches.
-struct Verdict {
-  std::vector<std::string> problems;
-  int64_t problem_count = 0;
-  bool has_pair = false;
+// What all batches together are found to be.
+class Verdict {
+ public:
+  explicit Verdict(const std::vector<DataFile>& files) : files_(files) {}
 
-  void Add(Share* share) {
-    problem_count += share->problem_count;
-    has_pair |= share->has_pair;
-    for (std::string& problem : share->problems) {
-      if (problems.size() < kShownProblems) problems.push_back(std::move(problem));
+  void Add(const Share& share, const DataFile& file) {
+    bad_count_ += share.bad_count;
+    has_pair_ |= share.has_pair;
+    for (const BadLine& line : share.bad_lines) {
+      if (shown_.size() == kShownProblems) break;
+      const std::string place = files_.size() == 1 ? "" : absl::StrCat(file.path, ", ");
+      shown_.push_back(absl::StrCat(place, "line ", line.number, ": ", line.reason));
     }
   }
 
-  absl::Status ToStatus(const std::string& path) const {
-    if (problem_count > 0) {
-      std::string shown = absl::StrJoin(problems, "; ");
-      if (problem_count > static_cast<int64_t>(problems.size())) {
-        absl::StrAppend(&shown, "; and ", problem_count - problems.size(), " more");
-      }
-      return absl::InvalidArgumentError(absl::StrCat(
-          path, ": ", problem_count, problem_count == 1 ? " line" : " lines", " cannot be used: ",
-          shown, ". Each line must be a JSON object with a non-empty string `text`"));
-    }
-    if (!has_pair) {
+  int64_t bad_count() const { return bad_count_; }
+
+  // OK, or why nothing can be trained on.
+  absl::Status ToStatus(MalformedLines malformed) const {
+    if (malformed == MalformedLines::kRefuse && bad_count_ > 0) {
       return absl::InvalidArgumentError(
-          absl::StrCat(path, " holds no text of two tokens or more: nothing to train on"));
+          absl::StrCat(files_.size() == 1 ? absl::StrCat(files_[0].path, ": ") : "", BadLines(),
+                       ". Each line must be a JSON object with a non-empty string `text`; mend "
+                       "them, or leave them out with malformed_lines: skip"));
     }
-    return absl::OkStatus();
+    if (has_pair_) return absl::OkStatus();
+    return absl::InvalidArgumentError(absl::StrCat(
+        files_[0].path, files_.size() == 1 ? "" : absl::StrCat(" and ", files_.size() - 1, " more"),
+        files_.size() == 1 ? " holds" : " hold",
+        " no text of two tokens or more: nothing to train on",
+        bad_count_ > 0 ? absl::StrCat("; ", BadLines()) : ""));
   }
+
+  void LogSkipped() const {
+    if (bad_count_ > 0) MF_LOG(WARNING) << files_[0].path << ": left out: " << BadLines();
+  }
+
+ private:
+  // "3 lines cannot be used: line 2: not JSON; …".
+  std::string BadLines() const {
+    std::string text = absl::StrCat(bad_count_, bad_count_ == 1 ? " line" : " lines",
+                                    " cannot be used: ", absl::StrJoin(shown_, "; "));
+    const auto shown = static_cast<int64_t>(shown_.size());
+    if (bad_count_ > shown) absl::StrAppend(&text, "; and ", bad_count_ - shown, " more");
+    return text;
+  }
+
+  const std::vector<DataFile>& files_;
+  std::vector<std::string> shown_;
+  int64_t bad_count_ = 0;
+  bool has_pair_ = false;
 };
 
 size_t ThreadCount(const TokenCacheOptions& options) {
@@ -116,34 +148,56 @@ size_t ThreadCount(const TokenCacheOptions& options) {
   return static_cast<size_t>(std::clamp(wanted, 1, kMaxThreads));
 }
 
+// Adds one file's texts and returns its digest. `stored_before`: bytes on disk of those before it.
+absl::StatusOr<uint64_t> AddFile(const TokenCacheOptions& options, const Tokenizer& tokenizer,
+                                 const DataFile& file, int64_t stored_before,
+                                 TokenFileWriter* writer, Verdict* verdict,
+                                 ProgressMeter* progress) {
+  const size_t threads = ThreadCount(options);
+  ASSIGN_OR_RETURN(const std::unique_ptr<JsonlReader> reader,
+                   JsonlReader::Open(file.path, options.limits));
+  while (true) {
+    ASSIGN_OR_RETURN(const std::vector<NumberedLine> lines, reader->NextBatch());
+    if (lines.empty()) return reader->digest();
+    const auto refused = [&] {
+      return options.malformed == MalformedLines::kRefuse && verdict->bad_count() > 0;
+    };
+    for (const Share& share : EncodeBatch(lines, tokenizer, refused(), threads)) {
+      verdict->Add(share, file);
+      if (!refused()) RETURN_IF_ERROR(writer->Append(share.ids, share.lengths));
+    }
+    progress->Advance(stored_before + reader->stored_bytes_read());
+  }
+}
+
 }  // namespace
 
-absl::Status BuildTokenFile(const TokenCacheOptions& options, const Tokenizer& tokenizer,
-                            uint64_t digest, const std::string& path) {
+absl::Status BuildTokenFile(const TokenCacheOptions& options, const std::vector<DataFile>& files,
+                            const Tokenizer& tokenizer, uint64_t digest, const std::string& path) {
   const uint32_t id_bytes = tokenizer.vocab_size() <= kNarrowVocab ? 2 : 4;
   uint64_t tokenizer_digest = 0;
   MF_CHECK(absl::SimpleHexAtoi(tokenizer.digest(), &tokenizer_digest)) << tokenizer.digest();
-  ASSIGN_OR_RETURN(const std::unique_ptr<JsonlReader> reader, JsonlReader::Open(options.path));
   ASSIGN_OR_RETURN(const std::unique_ptr<TokenFileWriter> writer,
                    TokenFileWriter::Create(path, id_bytes));
-  const size_t threads = ThreadCount(options);
-  Verdict verdict;
-  while (true) {
-    ASSIGN_OR_RETURN(const std::vector<NumberedLine> lines, reader->NextBatch());
-    if (lines.empty()) break;
-    for (Share& share : EncodeBatch(lines, tokenizer, threads)) {
-      verdict.Add(&share);
-      if (verdict.problem_count > 0) continue;  // only counting is left to do
-      RETURN_IF_ERROR(writer->Append(share.ids, share.lengths));
-    }
-    if (options.progress) options.progress({reader->bytes_read(), reader->bytes_total()});
+  ProgressMeter progress(options.progress, TokenCacheProgress::Phase::kTokenizing,
+                         StoredBytes(files));
+  Verdict verdict(files);
+  std::vector<uint64_t> digests;
+  int64_t stored_before = 0;
+  for (const DataFile& file : files) {
+    ASSIGN_OR_RETURN(digests.emplace_back(), AddFile(options, tokenizer, file, stored_before,
+                                                     writer.get(), &verdict, &progress));
+    stored_before += file.stored_bytes;
   }
-  RETURN_IF_ERROR(verdict.ToStatus(options.path));
-  if (reader->digest() != digest) {
+  progress.Finish();
+  RETURN_IF_ERROR(verdict.ToStatus(options.malformed));
+  if (CombineDigests(digests) != digest) {
     return absl::UnavailableError(
-        absl::StrCat(options.path, " changed while it was read; start again when it is complete"));
+        absl::StrCat(files[0].path, files.size() == 1 ? "" : " or another of the dataset's files",
+                     " changed while it was read; start again when it is complete"));
   }
-  return writer->Finish(digest, tokenizer_digest);
+  verdict.LogSkipped();
+  return writer->Finish(digest, tokenizer_digest, verdict.bad_count());
 }
 
 }  // namespace mindforge

@@ -34,7 +34,10 @@ absl::StatusOr<std::unique_ptr<Dataset>> Dataset::Open(DatasetOptions options) {
   std::unique_ptr<Dataset> dataset(new Dataset());
   ASSIGN_OR_RETURN(dataset->tokenizer_, Tokenizer::Load(options.tokenizer_path));
   RETURN_IF_ERROR(CheckOptions(options, dataset->tokenizer_->vocab_size()));
-  ASSIGN_OR_RETURN(dataset->cache_, TokenCache::Open({.path = options.path,
+  std::vector<std::string> paths = {options.path};
+  paths.insert(paths.end(), options.more_paths.begin(), options.more_paths.end());
+  ASSIGN_OR_RETURN(dataset->cache_, TokenCache::Open({.paths = std::move(paths),
+                                                      .malformed = options.malformed,
                                                       .cache_dir = options.cache_dir,
                                                       .threads = options.threads,
                                                       .progress = options.progress},

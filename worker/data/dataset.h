@@ -1,11 +1,10 @@
-// Rows for training out of a jsonl file. Pad mode is the reference's: one text a row, truncated and
+// Rows for training out of jsonl files. Pad mode is the reference's: one text a row, truncated and
 // padded to L ids, of which L-1 are inputs. Packed mode joins all texts, each followed by eos, and
 // cuts rows of L+1 ids that share one id with the next row, so that every id but the first is a
 // target once; the last row is padded. It does not know the order of rows (order.h) or tensors.
 #pragma once
 
 #include <cstdint>
-#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
@@ -19,7 +18,7 @@
 namespace mindforge {
 
 struct DatasetOptions {
-  std::string path;            // jsonl, one object a line, field `text`
+  std::string path;            // a file or folder of jsonl, one object a line, field `text`
   std::string tokenizer_path;  // folder or tokenizer.json
   int64_t max_seq_len = 512;   // L
   bool packing = false;
@@ -27,7 +26,9 @@ struct DatasetOptions {
   int64_t pad_id = 0;
   int64_t eos_id = 2;
   int threads = 0;  // for tokenizing; see TokenCacheOptions
-  std::function<void(const TokenCacheProgress&)> progress;
+  ProgressFunction progress;
+  std::vector<std::string> more_paths;  // read after `path`
+  MalformedLines malformed = MalformedLines::kRefuse;
 };
 
 // Where a microbatch goes: `rows * row_length()` elements each, row-major. `document_starts` may be
@@ -53,11 +54,13 @@ class Dataset {
   // Positions in a row of inputs: L-1 in pad mode, L when packed.
   int64_t row_length() const { return row_length_; }
   bool packing() const { return options_.packing; }
-  // XXH3-64 of the jsonl file in 16 hexadecimal digits.
+  // Of what is in the files; see TokenCache.
   const std::string& digest() const { return cache_->dataset_digest(); }
   const Tokenizer& tokenizer() const { return *tokenizer_; }
   int64_t documents() const { return cache_->documents(); }
   int64_t tokens() const { return cache_->tokens(); }
+  // Malformed lines that were left out.
+  int64_t skipped_lines() const { return cache_->skipped_lines(); }
 
   // Fills the first `sequences.size()` rows of the buffers. REQUIRES: indices in [0, sequences()),
   // buffers large enough. When packed, a target in another document than its input, or beyond the

@@ -1,129 +1,116 @@
 #include "worker/data/jsonl_reader.h"
 
-#include <fcntl.h>
-#include <sys/stat.h>
-#include <unistd.h>
-
-#include <cerrno>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "common/durable_file.h"
 #include "common/json_parse.h"
 #include "common/status_macros.h"
+#include "worker/tokenizer/tokenizer.h"
 
 namespace mindforge {
 namespace {
-
-constexpr size_t kReadBytes = size_t{4} << 20;
-constexpr size_t kMaxLineBytes = size_t{256} << 20;
 
 bool IsBlank(std::string_view line) {
   return line.find_first_not_of(" \t\r") == std::string_view::npos;
 }
 
+absl::StatusOr<nlohmann::json> ParseLine(std::string_view line) {
+  absl::StatusOr<nlohmann::json> json = ParseJson(line, "not JSON");
+  if (json.ok()) return json;
+  // Only lines that do not parse pay for a look at their bytes.
+  const std::string repaired = SanitizeUtf8(line);
+  if (repaired != line) json = ParseJson(repaired, "not JSON");
+  if (json.ok()) return json;
+  // "parse error at line 1, column 5" would be taken for the file's first line.
+  std::string reason(json.status().message());
+  constexpr std::string_view kPlace = "parse error at line 1, ";
+  if (const size_t at = reason.find(kPlace); at != std::string::npos) {
+    reason.erase(at, kPlace.size());
+  }
+  return absl::InvalidArgumentError(reason);
+}
+
 }  // namespace
 
-JsonlReader::JsonlReader(std::string path, UniqueFd fd, int64_t bytes_total)
-    : path_(std::move(path)),
-      fd_(std::move(fd)),
-      bytes_total_(bytes_total),
-      hash_(XXH3_createState()) {
+JsonlReader::JsonlReader(std::unique_ptr<ByteSource> source, const JsonlLimits& limits)
+    : source_(std::move(source)), limits_(limits), hash_(XXH3_createState()) {
   XXH3_64bits_reset(hash_);
 }
 
 JsonlReader::~JsonlReader() { XXH3_freeState(hash_); }
 
-absl::StatusOr<std::unique_ptr<JsonlReader>> JsonlReader::Open(const std::string& path) {
-  UniqueFd fd(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
-  if (!fd.valid()) {
-    const absl::Status status = ErrnoStatus(errno, "cannot open", path);
-    if (!absl::IsNotFound(status)) return status;
-    return absl::NotFoundError(
-        absl::StrCat("no dataset ", path, "; give a jsonl file, one object with a `text` a line"));
-  }
-  struct stat info {};
-  if (::fstat(fd.get(), &info) != 0) return ErrnoStatus(errno, "cannot stat", path);
-  if (!S_ISREG(info.st_mode)) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        path, " is no regular file; give a jsonl file, one object with a `text` a line"));
-  }
-  ::posix_fadvise(fd.get(), 0, 0, POSIX_FADV_SEQUENTIAL);
-  return std::unique_ptr<JsonlReader>(new JsonlReader(path, std::move(fd), info.st_size));
+absl::StatusOr<std::unique_ptr<JsonlReader>> JsonlReader::Open(const std::string& path,
+                                                               const JsonlLimits& limits) {
+  ASSIGN_OR_RETURN(std::unique_ptr<ByteSource> source, ByteSource::Open(path));
+  return std::unique_ptr<JsonlReader>(new JsonlReader(std::move(source), limits));
 }
 
-absl::StatusOr<uint64_t> JsonlReader::DigestOf(const std::string& path) {
-  ASSIGN_OR_RETURN(const std::unique_ptr<JsonlReader> reader, Open(path));
-  while (!reader->at_end_) {
-    reader->buffer_.clear();
-    RETURN_IF_ERROR(reader->ReadMore());
-  }
-  return reader->digest();
-}
-
-absl::Status JsonlReader::ReadMore() {
+absl::StatusOr<bool> JsonlReader::ReadMore() {
   const size_t before = buffer_.size();
-  buffer_.resize(before + kReadBytes);
-  ssize_t got = 0;
-  do {
-    got = ::read(fd_.get(), buffer_.data() + before, kReadBytes);
-  } while (got < 0 && errno == EINTR);
-  if (got < 0) return ErrnoStatus(errno, "cannot read", path_);
-  buffer_.resize(before + static_cast<size_t>(got));
-  XXH3_64bits_update(hash_, buffer_.data() + before, static_cast<size_t>(got));
-  bytes_read_ += got;
-  at_end_ = got == 0;
+  buffer_.resize(before + limits_.block_bytes);
+  ASSIGN_OR_RETURN(const size_t got, source_->Read(buffer_.data() + before, limits_.block_bytes));
+  buffer_.resize(before + got);
+  XXH3_64bits_update(hash_, buffer_.data() + before, got);
+  return got > 0;
+}
+
+absl::Status JsonlReader::DropLine() {
+  size_t newline = std::string::npos;
+  while (newline == std::string::npos) {
+    buffer_.clear();
+    ASSIGN_OR_RETURN(const bool more, ReadMore());
+    if (!more) return absl::OkStatus();
+    newline = buffer_.find('\n');
+  }
+  buffer_.erase(0, newline + 1);
   return absl::OkStatus();
 }
 
-absl::StatusOr<size_t> JsonlReader::ReadWholeLines() {
-  size_t searched = 0;
-  while (true) {
-    RETURN_IF_ERROR(ReadMore());
-    if (at_end_) return buffer_.size();
-    const size_t newline = buffer_.find_last_of('\n');
-    if (newline != std::string::npos && newline >= searched) return newline + 1;
-    searched = buffer_.size();
-    if (searched > kMaxLineBytes) {
-      return absl::InvalidArgumentError(
-          absl::StrCat(path_, ", line ", lines_ + 1, " is longer than ", kMaxLineBytes, " bytes"));
+void JsonlReader::CutLines(std::string_view whole, std::vector<NumberedLine>* lines) {
+  while (!whole.empty()) {
+    const size_t newline = whole.find('\n');
+    const std::string_view line = whole.substr(0, newline);
+    ++lines_;
+    if (line.size() > limits_.max_line_bytes) {
+      lines->push_back({.number = lines_, .longer_than = limits_.max_line_bytes});
+    } else if (!IsBlank(line)) {
+      lines->push_back({.number = lines_, .text = line});
     }
+    whole.remove_prefix(newline == std::string_view::npos ? whole.size() : newline + 1);
   }
 }
 
 absl::StatusOr<std::vector<NumberedLine>> JsonlReader::NextBatch() {
   std::vector<NumberedLine> lines;
-  while (lines.empty() && !at_end_) {
+  while (lines.empty() && !finished_) {
     buffer_.erase(0, consumed_);
-    ASSIGN_OR_RETURN(consumed_, ReadWholeLines());
-    std::string_view rest(buffer_.data(), consumed_);
-    while (!rest.empty()) {
-      const size_t newline = rest.find('\n');
-      const std::string_view line = rest.substr(0, newline);
-      ++lines_;
-      if (!IsBlank(line)) lines.push_back({lines_, line});
-      rest.remove_prefix(newline == std::string_view::npos ? rest.size() : newline + 1);
+    consumed_ = 0;
+    const size_t before = buffer_.size();
+    ASSIGN_OR_RETURN(const bool more, ReadMore());
+    finished_ = !more;
+    const size_t newline = std::string_view(buffer_).substr(before).rfind('\n');
+    if (more && newline == std::string_view::npos) {
+      if (buffer_.size() <= limits_.max_line_bytes) continue;
+      lines.push_back({.number = ++lines_, .longer_than = limits_.max_line_bytes});
+      RETURN_IF_ERROR(DropLine());
+      continue;
     }
+    consumed_ = more ? before + newline + 1 : buffer_.size();
+    CutLines(std::string_view(buffer_).substr(0, consumed_), &lines);
   }
   return lines;
 }
 
-absl::StatusOr<std::string> TextOfLine(std::string_view line) {
-  absl::StatusOr<nlohmann::json> json = ParseJson(line, "not JSON");
-  if (!json.ok()) {
-    // "parse error at line 1, column 5" would be taken for the file's first line.
-    std::string reason(json.status().message());
-    constexpr std::string_view kPlace = "parse error at line 1, ";
-    if (const size_t at = reason.find(kPlace); at != std::string::npos) {
-      reason.erase(at, kPlace.size());
-    }
-    return absl::InvalidArgumentError(reason);
+absl::StatusOr<std::string> TextOfLine(const NumberedLine& line) {
+  if (line.longer_than > 0) {
+    return absl::InvalidArgumentError(absl::StrCat("longer than ", line.longer_than, " bytes"));
   }
-  if (!json->is_object()) {
-    return absl::InvalidArgumentError(absl::StrCat("not an object but ", json->type_name()));
+  ASSIGN_OR_RETURN(nlohmann::json json, ParseLine(line.text));
+  if (!json.is_object()) {
+    return absl::InvalidArgumentError(absl::StrCat("not an object but ", json.type_name()));
   }
-  const auto text = json->find("text");
-  if (text == json->end()) return absl::InvalidArgumentError("no field `text`");
+  const auto text = json.find("text");
+  if (text == json.end()) return absl::InvalidArgumentError("no field `text`");
   if (!text->is_string()) {
     return absl::InvalidArgumentError(
         absl::StrCat("`text` is not a string but ", text->type_name()));

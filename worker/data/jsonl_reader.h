@@ -9,52 +9,59 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
-#include "common/unique_fd.h"
+#include "worker/data/byte_source.h"
 #include "xxhash.h"
 
 namespace mindforge {
 
 struct NumberedLine {
-  int64_t number = 0;  // from 1
-  std::string_view text;
+  int64_t number = 0;      // from 1
+  std::string_view text;   // empty when too long
+  size_t longer_than = 0;  // the limit in bytes when the line is above it
 };
 
-// Reads lines and hashes all bytes on the way. One thread at a time.
+struct JsonlLimits {
+  size_t block_bytes = size_t{4} << 20;  // read at once; about what a batch holds
+  size_t max_line_bytes = size_t{256} << 20;
+};
+
+// Reads lines and hashes all bytes on the way; a .zst file is decompressed. Memory: a block and the
+// longest line. One thread at a time.
 class JsonlReader {
  public:
-  static absl::StatusOr<std::unique_ptr<JsonlReader>> Open(const std::string& path);
+  // Errors as ByteSource::Open.
+  static absl::StatusOr<std::unique_ptr<JsonlReader>> Open(const std::string& path,
+                                                           const JsonlLimits& limits = {});
   ~JsonlReader();
 
-  // XXH3-64 of a file's bytes.
-  static absl::StatusOr<uint64_t> DigestOf(const std::string& path);
-
-  // The next batch, without blank lines and valid until the next call; empty at the end.
-  // INVALID_ARGUMENT: a line longer than 256 MiB.
+  // The next batch, without blank lines and valid until the next call; empty at the end. A line
+  // above the limit is there by its number alone.
   absl::StatusOr<std::vector<NumberedLine>> NextBatch();
 
-  int64_t bytes_read() const { return bytes_read_; }
-  int64_t bytes_total() const { return bytes_total_; }
-  // XXH3-64 of what was read so far; of the whole file at the end.
+  // Of the file on disk.
+  int64_t stored_bytes_read() const { return source_->stored_bytes_read(); }
+  // XXH3-64 of the (decompressed) bytes read so far; of the whole file at the end.
   uint64_t digest() const { return XXH3_64bits_digest(hash_); }
 
  private:
-  JsonlReader(std::string path, UniqueFd fd, int64_t bytes_total);
-  absl::Status ReadMore();
-  // Fills the buffer until it holds whole lines, and says how many bytes they take.
-  absl::StatusOr<size_t> ReadWholeLines();
+  JsonlReader(std::unique_ptr<ByteSource> source, const JsonlLimits& limits);
+  // Appends a block to the buffer; false at the end.
+  absl::StatusOr<bool> ReadMore();
+  // Drops what is in the buffer and the rest of that line.
+  absl::Status DropLine();
+  void CutLines(std::string_view whole, std::vector<NumberedLine>* lines);
 
-  const std::string path_;
-  UniqueFd fd_;
-  const int64_t bytes_total_;
+  const std::unique_ptr<ByteSource> source_;
+  const JsonlLimits limits_;
   XXH3_state_t* const hash_;
   std::string buffer_;
   size_t consumed_ = 0;  // of buffer_: lines already handed out
-  int64_t bytes_read_ = 0;
   int64_t lines_ = 0;
-  bool at_end_ = false;
+  bool finished_ = false;
 };
 
-// The `text` of a line's object. INVALID_ARGUMENT: why the line cannot be used.
-absl::StatusOr<std::string> TextOfLine(std::string_view line);
+// The `text` of a line's object; what of the line is not UTF-8 counts as U+FFFD, as with Python's
+// errors='replace'. INVALID_ARGUMENT: why the line cannot be used.
+absl::StatusOr<std::string> TextOfLine(const NumberedLine& line);
 
 }  // namespace mindforge

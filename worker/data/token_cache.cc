@@ -17,10 +17,11 @@
 #include "absl/strings/str_format.h"
 #include "common/check.h"
 #include "common/durable_file.h"
+#include "common/error_details.h"
 #include "common/status_macros.h"
 #include "common/unique_fd.h"
 #include "worker/data/cache_builder.h"
-#include "worker/data/jsonl_reader.h"
+#include "worker/data/data_files.h"
 #include "worker/data/token_file.h"
 
 namespace mindforge {
@@ -37,13 +38,30 @@ absl::Status Unsound(const std::string& path, const char* what) {
 absl::StatusOr<UniqueFd> TakeLock(const std::string& path, const TokenCacheOptions& options) {
   UniqueFd fd(::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0644));
   if (!fd.valid()) return ErrnoStatus(errno, "cannot create", path);
+  ProgressMeter progress(options.progress, TokenCacheProgress::Phase::kWaiting);
   while (::flock(fd.get(), LOCK_EX | LOCK_NB) != 0) {
     if (errno == EINTR) continue;
     if (errno != EWOULDBLOCK) return UniqueFd();
-    if (options.progress) options.progress({});
+    progress.Advance(0);
     ::poll(nullptr, 0, kLockPollMilliseconds);
   }
   return fd;
+}
+
+// Why the cache's folder cannot be used. Only what a restart cannot cure is the user's.
+absl::Status NoPlace(const absl::Status& status) {
+  const std::string description =
+      absl::StrCat(std::string(status.message()),
+                   "; token caches need a folder that this worker may write: name one that all "
+                   "workers see as data.cache_dir");
+  switch (status.code()) {
+    case absl::StatusCode::kPermissionDenied:
+    case absl::StatusCode::kNotFound:
+    case absl::StatusCode::kAlreadyExists:
+      return InvalidArgument("data.cache_dir", description);
+    default:
+      return absl::Status(status.code(), description);
+  }
 }
 
 // What builders that were killed left behind. Only under the lock: nobody else writes then.
@@ -62,15 +80,23 @@ absl::StatusOr<std::unique_ptr<TokenCache>> TokenCache::Open(const TokenCacheOpt
   if (options.cache_dir.empty()) {
     return absl::InvalidArgumentError("no folder for the token cache was given");
   }
-  ASSIGN_OR_RETURN(const uint64_t digest, JsonlReader::DigestOf(options.path));
+  ASSIGN_OR_RETURN(const std::vector<DataFile> files, ListDataFiles(options.paths));
+  ProgressMeter reading(options.progress, TokenCacheProgress::Phase::kReading, StoredBytes(files));
+  ASSIGN_OR_RETURN(const uint64_t digest, DigestOfFiles(files, reading));
   const std::string name = absl::StrFormat("%016x-%s.tokens", digest, tokenizer.digest());
   const std::string path = JoinPath(options.cache_dir, name);
-  if (absl::StatusOr<std::unique_ptr<TokenCache>> cache = Map(path); cache.ok()) return cache;
-  RETURN_IF_ERROR(MakeDirs(options.cache_dir));
-  ASSIGN_OR_RETURN(const UniqueFd lock, TakeLock(path + ".lock", options));
-  if (absl::StatusOr<std::unique_ptr<TokenCache>> cache = Map(path); cache.ok()) return cache;
-  if (lock.valid()) RemoveLeftovers(options.cache_dir, name);
-  RETURN_IF_ERROR(BuildTokenFile(options, tokenizer, digest, path));
+  // One that leaves lines out is not for who refuses them: building says which they are.
+  const auto usable = [&](const absl::StatusOr<std::unique_ptr<TokenCache>>& cache) {
+    return cache.ok() &&
+           (options.malformed == MalformedLines::kSkip || (*cache)->skipped_lines() == 0);
+  };
+  if (absl::StatusOr<std::unique_ptr<TokenCache>> cache = Map(path); usable(cache)) return cache;
+  if (const absl::Status made = MakeDirs(options.cache_dir); !made.ok()) return NoPlace(made);
+  absl::StatusOr<UniqueFd> lock = TakeLock(path + ".lock", options);
+  if (!lock.ok()) return NoPlace(lock.status());
+  if (absl::StatusOr<std::unique_ptr<TokenCache>> cache = Map(path); usable(cache)) return cache;
+  if (lock->valid()) RemoveLeftovers(options.cache_dir, name);
+  RETURN_IF_ERROR(BuildTokenFile(options, files, tokenizer, digest, path));
   return Map(path);
 }
 
@@ -102,6 +128,7 @@ absl::StatusOr<std::unique_ptr<TokenCache>> TokenCache::Map(const std::string& p
   cache->dataset_digest_ = absl::StrFormat("%016x", header.dataset_digest);
   cache->documents_ = static_cast<int64_t>(header.documents);
   cache->tokens_ = static_cast<int64_t>(header.tokens);
+  cache->skipped_lines_ = header.skipped_lines;
   cache->id_bytes_ = static_cast<int>(header.id_bytes);
   cache->ids_ = payload;
   cache->offsets_ = reinterpret_cast<const uint64_t*>(payload + IdsBytes(header));

@@ -1,10 +1,9 @@
-// A jsonl file's texts as token ids in one mapped binary file. The cache depends on dataset and
+// The texts of jsonl files as token ids in one mapped binary file. The cache depends on dataset and
 // tokenizer only, so every sequence length and both packing modes share it. It does not know rows
 // or batches (dataset.h).
 #pragma once
 
 #include <cstdint>
-#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
@@ -12,20 +11,25 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/types/span.h"
+#include "worker/data/jsonl_reader.h"
+#include "worker/data/progress_meter.h"
 #include "worker/tokenizer/tokenizer.h"
 
 namespace mindforge {
 
-struct TokenCacheProgress {
-  int64_t bytes_done = 0;
-  int64_t bytes_total = 0;
+// What a line that is no JSON object with a non-empty string `text`, or is too long, means.
+enum class MalformedLines {
+  kRefuse,  // no cache; the error tells where the first ones are and how many there are
+  kSkip,    // they are left out and counted; the first ones are logged
 };
 
 struct TokenCacheOptions {
-  std::string path;       // the jsonl file
-  std::string cache_dir;  // created when missing
-  int threads = 0;        // for tokenizing; 0: as many as the machine has, at most 8
-  std::function<void(const TokenCacheProgress&)> progress;  // called on the caller's thread
+  std::vector<std::string> paths;  // see ListDataFiles
+  MalformedLines malformed = MalformedLines::kRefuse;
+  std::string cache_dir;      // created when missing
+  int threads = 0;            // for tokenizing; 0: as many as the machine has, at most 8
+  ProgressFunction progress;  // called on the caller's thread
+  JsonlLimits limits;
 };
 
 // The token ids of each document. Immutable, safe from any thread.
@@ -34,8 +38,11 @@ class TokenCache {
   // Opens the cache of (dataset, tokenizer), building it first when it is missing or unsound. One
   // process of a host builds, others wait for it; where the file system has no locks each builds
   // and the last rename wins.
-  // NOT_FOUND: no dataset. INVALID_ARGUMENT: broken lines (number and reason of the first ten, and
-  // how many), or no text with two tokens or more. RESOURCE_EXHAUSTED: the disk is full.
+  // Memory does not grow with the files. A cache is taken as it is only when the digest of what is
+  // in the files now, read anew, is its own.
+  // NOT_FOUND: no dataset. INVALID_ARGUMENT: malformed lines (file, number and reason of the first
+  // ten, and how many), or no text with two tokens or more; with a violation of data.cache_dir:
+  // that folder cannot be written. RESOURCE_EXHAUSTED: the disk is full.
   static absl::StatusOr<std::unique_ptr<TokenCache>> Open(const TokenCacheOptions& options,
                                                           const Tokenizer& tokenizer);
   ~TokenCache();
@@ -44,8 +51,11 @@ class TokenCache {
 
   int64_t documents() const { return documents_; }
   int64_t tokens() const { return tokens_; }
-  // XXH3-64 of the jsonl file's bytes in 16 hexadecimal digits.
+  // DigestOfFiles in 16 hexadecimal digits: of one file the XXH3-64 of its (decompressed) bytes.
   const std::string& dataset_digest() const { return dataset_digest_; }
+
+  // Malformed lines that were left out.
+  int64_t skipped_lines() const { return skipped_lines_; }
 
   int64_t DocumentLength(int64_t document) const {
     return static_cast<int64_t>(offsets_[document + 1] - offsets_[document]);
@@ -66,6 +76,7 @@ class TokenCache {
   size_t mapped_bytes_ = 0;
   int64_t documents_ = 0;
   int64_t tokens_ = 0;
+  int64_t skipped_lines_ = 0;
   int id_bytes_ = 0;  // 2 or 4
   const uint64_t* offsets_ = nullptr;
   const char* ids_ = nullptr;

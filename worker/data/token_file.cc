@@ -3,9 +3,11 @@
 #include <fcntl.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstddef>
 #include <cstdio>
+#include <limits>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -15,6 +17,8 @@
 
 namespace mindforge {
 namespace {
+
+constexpr size_t kSpoolAt = size_t{1} << 16;  // offsets
 
 absl::Status WriteAll(int fd, const void* data, size_t bytes, const std::string& path) {
   const char* from = static_cast<const char*>(data);
@@ -41,10 +45,11 @@ uint64_t IdsBytes(const TokenFileHeader& header) {
 }
 
 TokenFileWriter::TokenFileWriter(std::string path, std::string temporary, UniqueFd fd,
-                                 uint32_t id_bytes)
+                                 UniqueFd offsets_fd, uint32_t id_bytes)
     : path_(std::move(path)),
       temporary_(std::move(temporary)),
       fd_(std::move(fd)),
+      offsets_fd_(std::move(offsets_fd)),
       hash_(XXH3_createState()),
       offsets_({0}) {
   header_.id_bytes = id_bytes;
@@ -61,8 +66,16 @@ absl::StatusOr<std::unique_ptr<TokenFileWriter>> TokenFileWriter::Create(const s
   std::string temporary = absl::StrCat(path, ".tmp-", RandomId());
   UniqueFd fd(::open(temporary.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0644));
   if (!fd.valid()) return ErrnoStatus(errno, "cannot create", temporary);
-  std::unique_ptr<TokenFileWriter> writer(
-      new TokenFileWriter(path, std::move(temporary), std::move(fd), id_bytes));
+  const std::string spool = absl::StrCat(temporary, "-offsets");
+  UniqueFd offsets_fd(::open(spool.c_str(), O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600));
+  if (!offsets_fd.valid()) {
+    const absl::Status status = ErrnoStatus(errno, "cannot create", spool);
+    ::unlink(temporary.c_str());
+    return status;
+  }
+  ::unlink(spool.c_str());
+  std::unique_ptr<TokenFileWriter> writer(new TokenFileWriter(
+      path, std::move(temporary), std::move(fd), std::move(offsets_fd), id_bytes));
   RETURN_IF_ERROR(
       WriteAll(writer->fd_.get(), &writer->header_, sizeof(TokenFileHeader), writer->temporary_));
   return writer;
@@ -75,10 +88,14 @@ absl::Status TokenFileWriter::WritePayload(const void* data, size_t bytes) {
 
 absl::Status TokenFileWriter::Append(absl::Span<const int32_t> ids,
                                      absl::Span<const int64_t> lengths) {
+  uint64_t end = header_.tokens;
   for (const int64_t length : lengths) {
-    offsets_.push_back(offsets_.back() + static_cast<uint64_t>(length));
+    end += static_cast<uint64_t>(length);
+    offsets_.push_back(end);
   }
-  header_.tokens += ids.size();
+  header_.documents += lengths.size();
+  header_.tokens = end;
+  if (offsets_.size() >= kSpoolAt) RETURN_IF_ERROR(SpoolOffsets());
   if (header_.id_bytes == sizeof(int32_t)) {
     return WritePayload(ids.data(), ids.size() * sizeof(int32_t));
   }
@@ -86,12 +103,38 @@ absl::Status TokenFileWriter::Append(absl::Span<const int32_t> ids,
   return WritePayload(narrow_.data(), narrow_.size() * sizeof(uint16_t));
 }
 
-absl::Status TokenFileWriter::Finish(uint64_t dataset_digest, uint64_t tokenizer_digest) {
+absl::Status TokenFileWriter::SpoolOffsets() {
+  RETURN_IF_ERROR(WriteAll(offsets_fd_.get(), offsets_.data(), offsets_.size() * sizeof(uint64_t),
+                           temporary_ + "-offsets"));
+  offsets_.clear();
+  return absl::OkStatus();
+}
+
+absl::Status TokenFileWriter::WriteOffsets() {
+  RETURN_IF_ERROR(SpoolOffsets());
+  const std::string spool = temporary_ + "-offsets";
+  if (::lseek(offsets_fd_.get(), 0, SEEK_SET) != 0) return ErrnoStatus(errno, "cannot seek", spool);
+  std::vector<char> block(kSpoolAt * sizeof(uint64_t));
+  size_t left = (header_.documents + 1) * sizeof(uint64_t);
+  while (left > 0) {
+    const ssize_t got = ::read(offsets_fd_.get(), block.data(), std::min(left, block.size()));
+    if (got < 0 && errno == EINTR) continue;
+    if (got < 0) return ErrnoStatus(errno, "cannot read", spool);
+    if (got == 0) return absl::DataLossError(absl::StrCat(spool, " ends too early"));
+    RETURN_IF_ERROR(WritePayload(block.data(), static_cast<size_t>(got)));
+    left -= static_cast<size_t>(got);
+  }
+  return absl::OkStatus();
+}
+
+absl::Status TokenFileWriter::Finish(uint64_t dataset_digest, uint64_t tokenizer_digest,
+                                     int64_t skipped_lines) {
   const uint64_t padding = IdsBytes(header_) - header_.tokens * header_.id_bytes;
   const uint64_t zero = 0;
   RETURN_IF_ERROR(WritePayload(&zero, padding));
-  RETURN_IF_ERROR(WritePayload(offsets_.data(), offsets_.size() * sizeof(uint64_t)));
-  header_.documents = offsets_.size() - 1;
+  RETURN_IF_ERROR(WriteOffsets());
+  header_.skipped_lines =
+      static_cast<uint32_t>(std::min<int64_t>(skipped_lines, std::numeric_limits<uint32_t>::max()));
   header_.dataset_digest = dataset_digest;
   header_.tokenizer_digest = tokenizer_digest;
   header_.payload_digest = XXH3_64bits_digest(hash_);

@@ -1,11 +1,13 @@
 #include "worker/train/job_setup.h"
 
+#include <algorithm>
 #include <string_view>
 #include <utility>
 #include <vector>
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
 #include "common/durable_file.h"
 #include "common/error_details.h"
 #include "common/status_macros.h"
@@ -46,18 +48,65 @@ absl::Status CheckRecipe(const TrainOptions& options) {
   return violations.empty() ? absl::OkStatus() : InvalidArgument(violations);
 }
 
+// "tokenizing 40%, 31.5 MB/s".
+std::string InWords(const TokenCacheProgress& progress) {
+  switch (progress.phase) {
+    case TokenCacheProgress::Phase::kWaiting:
+      return "waiting for another trainer that tokenizes this dataset";
+    case TokenCacheProgress::Phase::kReading:
+    case TokenCacheProgress::Phase::kTokenizing:
+      break;
+  }
+  const bool reading = progress.phase == TokenCacheProgress::Phase::kReading;
+  const int64_t percent =
+      progress.bytes_total > 0
+          ? std::min<int64_t>(100 * progress.bytes_done / progress.bytes_total, 100)
+          : 100;
+  return absl::StrFormat("%s %d%%, %.1f MB/s", reading ? "reading the dataset" : "tokenizing",
+                         percent, progress.bytes_per_second / 1e6);
+}
+
+// The job file's field that an error of the dataset's is about: the one whose path it names first.
+std::string FieldAtFault(const TrainDataOptions& data, const absl::Status& status) {
+  const absl::string_view message = status.message();
+  std::string field = absl::StrContains(message, "tokenizer") ? "data.tokenizer" : "data.path";
+  size_t first = absl::string_view::npos;
+  size_t longest = 0;  // of those that begin there: a file's folder may be another field's value
+  const auto look_for = [&](std::string name, const std::string& path) {
+    const size_t at = message.find(path);
+    if (at > first || at == absl::string_view::npos) return;
+    if (at == first && path.size() <= longest) return;
+    first = at;
+    longest = path.size();
+    field = std::move(name);
+  };
+  look_for("data.path", data.path);
+  for (size_t i = 0; i < data.more_paths.size(); ++i) {
+    look_for(absl::StrCat("data.more_paths[", i, "]"), data.more_paths[i]);
+  }
+  look_for("data.tokenizer", data.tokenizer);
+  return field;
+}
+
+absl::Status CheckPaths(const TrainDataOptions& data) {
+  std::vector<FieldViolation> violations;
+  const auto check = [&violations](std::string field, const std::string& path, const char* remedy) {
+    if (PathExists(path)) return;
+    violations.push_back(
+        {std::move(field), absl::StrCat(path, " is not there on this worker; ", remedy)});
+  };
+  constexpr char kShare[] = "put it on storage that all workers see";
+  check("data.path", data.path, kShare);
+  for (size_t i = 0; i < data.more_paths.size(); ++i) {
+    check(absl::StrCat("data.more_paths[", i, "]"), data.more_paths[i], kShare);
+  }
+  check("data.tokenizer", data.tokenizer, "give a folder with tokenizer.json");
+  return violations.empty() ? absl::OkStatus() : InvalidArgument(violations);
+}
+
 absl::StatusOr<std::unique_ptr<Dataset>> OpenDataset(const TrainOptions& options,
                                                      ProgressSink& sink) {
-  if (!PathExists(options.data.path)) {
-    return InvalidArgument("data.path", absl::StrCat(options.data.path,
-                                                     " is not there on this worker; put it "
-                                                     "on storage that all workers see"));
-  }
-  if (!PathExists(options.data.tokenizer)) {
-    return InvalidArgument("data.tokenizer", absl::StrCat(options.data.tokenizer,
-                                                          " is not there on this worker; "
-                                                          "give a folder with tokenizer.json"));
-  }
+  RETURN_IF_ERROR(CheckPaths(options.data));
   DatasetOptions dataset{.path = options.data.path,
                          .tokenizer_path = options.data.tokenizer,
                          .max_seq_len = options.data.max_seq_len,
@@ -65,19 +114,22 @@ absl::StatusOr<std::unique_ptr<Dataset>> OpenDataset(const TrainOptions& options
                          .cache_dir = options.data.cache_dir,
                          .pad_id = options.model.pad_token_id,
                          .eos_id = options.model.eos_token_id};
-  int64_t reported = -1;
-  dataset.progress = [&](const TokenCacheProgress& progress) {
-    const int64_t percent =
-        progress.bytes_total > 0 ? 100 * progress.bytes_done / progress.bytes_total : 0;
-    if (percent == reported) return;
-    reported = percent;
-    sink.OnState({.detail = absl::StrCat("tokenizing ", percent, "%")});
+  dataset.more_paths = options.data.more_paths;
+  if (options.data.skip_malformed_lines) dataset.malformed = MalformedLines::kSkip;
+  dataset.progress = [&sink](const TokenCacheProgress& progress) {
+    sink.OnState({.detail = InWords(progress)});
   };
   auto opened = Dataset::Open(std::move(dataset));
-  if (opened.ok() || !GetViolations(opened.status()).empty()) return opened;
-  const bool of_tokenizer = absl::StrContains(opened.status().message(), options.data.tokenizer) ||
-                            absl::StrContains(opened.status().message(), "tokenizer");
-  return BlameField(opened.status(), of_tokenizer ? "data.tokenizer" : "data.path");
+  if (!opened.ok()) {
+    if (!GetViolations(opened.status()).empty()) return opened;
+    return BlameField(opened.status(), FieldAtFault(options.data, opened.status()));
+  }
+  if (const int64_t lines = (*opened)->skipped_lines(); lines > 0) {
+    sink.OnLog(LogSeverity::kWARNING,
+               absl::StrCat(lines, lines == 1 ? " malformed line was" : " malformed lines were",
+                            " left out (data.malformed_lines: skip)"));
+  }
+  return opened;
 }
 
 absl::StatusOr<ModelConfig> CompleteModel(const TrainOptions& options, const Dataset& dataset) {

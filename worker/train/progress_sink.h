@@ -24,7 +24,8 @@ struct TrainState {
   int64_t total_steps = 0;
   int64_t resumed_from = -1;  // -1: not known yet
   std::string dataset_digest;
-  std::string detail;  // for long phases: "tokenizing 40%"
+  std::string detail;         // for long phases: "tokenizing 40%, 31.5 MB/s"
+  int64_t skipped_lines = 0;  // malformed lines that were left out, once the data is open
 };
 
 // One committed optimizer step.

@@ -18,6 +18,8 @@ struct TrainDataOptions {
   int64_t max_seq_len = 512;
   bool packing = false;
   std::string cache_dir;
+  std::vector<std::string> more_paths;  // read after `path`
+  bool skip_malformed_lines = false;    // false: they are refused
 };
 
 struct TrainRecipe {

@@ -371,7 +371,8 @@ void TrainRun::Impl::ReportState(TrainPhase phase, bool always) {
                  .step = commit_.has_value() ? commit_->applied_step() : 0,
                  .total_steps = setup_.total_steps,
                  .resumed_from = resumed_from_,
-                 .dataset_digest = setup_.dataset->digest()});
+                 .dataset_digest = setup_.dataset->digest(),
+                 .skipped_lines = setup_.dataset->skipped_lines()});
 }
 
 absl::Status TrainRun::Impl::NotFinite(std::string_view what, double value, int64_t step) const {

@@ -1,0 +1,108 @@
+#include "worker/data/data_files.h"
+
+#include <sys/stat.h>
+
+#include <cerrno>
+#include <memory>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "common/check.h"
+#include "common/durable_file.h"
+#include "common/status_macros.h"
+#include "worker/data/byte_source.h"
+#include "xxhash.h"
+
+namespace mindforge {
+namespace {
+
+constexpr size_t kMaxFiles = 100'000;
+constexpr size_t kReadBytes = size_t{1} << 20;
+
+absl::Status Add(const std::string& path, std::vector<DataFile>* files) {
+  struct stat info {};
+  if (::stat(path.c_str(), &info) != 0) {
+    if (errno != ENOENT) return ErrnoStatus(errno, "cannot stat", path);
+    return absl::NotFoundError(absl::StrCat(
+        "no dataset ", path, "; give a .jsonl or .jsonl.zst file, or a folder of such files"));
+  }
+  if (!S_ISDIR(info.st_mode)) {
+    files->push_back({path, info.st_size});
+    return absl::OkStatus();
+  }
+  ASSIGN_OR_RETURN(const std::vector<std::string> names, ListDir(path));
+  const size_t before = files->size();
+  for (const std::string& name : names) {
+    if (name.starts_with(".") || !(name.ends_with(".jsonl") || name.ends_with(".jsonl.zst"))) {
+      continue;
+    }
+    const std::string file = JoinPath(path, name);
+    if (::stat(file.c_str(), &info) != 0) return ErrnoStatus(errno, "cannot stat", file);
+    if (S_ISDIR(info.st_mode)) continue;
+    files->push_back({file, info.st_size});
+    if (files->size() > kMaxFiles) {
+      return absl::InvalidArgumentError(
+          absl::StrCat(path, " has more than ", kMaxFiles, " data files; join some of them"));
+    }
+  }
+  if (files->size() > before) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      absl::StrCat("the folder ", path,
+                   " holds no .jsonl or .jsonl.zst file (folders inside it do "
+                   "not count); name them, or give the right folder"));
+}
+
+absl::StatusOr<uint64_t> DigestOfFile(const std::string& path, int64_t stored_before,
+                                      ProgressMeter& progress) {
+  ASSIGN_OR_RETURN(const std::unique_ptr<ByteSource> source, ByteSource::Open(path));
+  const std::unique_ptr<XXH3_state_t, XXH_errorcode (*)(XXH3_state_t*)> hash(XXH3_createState(),
+                                                                             &XXH3_freeState);
+  XXH3_64bits_reset(hash.get());
+  std::vector<char> block(kReadBytes);
+  while (true) {
+    ASSIGN_OR_RETURN(const size_t got, source->Read(block.data(), block.size()));
+    if (got == 0) break;
+    XXH3_64bits_update(hash.get(), block.data(), got);
+    progress.Advance(stored_before + source->stored_bytes_read());
+  }
+  return XXH3_64bits_digest(hash.get());
+}
+
+}  // namespace
+
+absl::StatusOr<std::vector<DataFile>> ListDataFiles(const std::vector<std::string>& paths) {
+  std::vector<DataFile> files;
+  for (const std::string& path : paths) RETURN_IF_ERROR(Add(path, &files));
+  if (files.empty()) return absl::InvalidArgumentError("no dataset was given");
+  return files;
+}
+
+int64_t StoredBytes(absl::Span<const DataFile> files) {
+  int64_t bytes = 0;
+  for (const DataFile& file : files) bytes += file.stored_bytes;
+  return bytes;
+}
+
+uint64_t CombineDigests(absl::Span<const uint64_t> digests) {
+  MF_CHECK(!digests.empty());
+  if (digests.size() == 1) return digests[0];
+  std::vector<uint8_t> bytes;
+  bytes.reserve(digests.size() * sizeof(uint64_t));
+  for (const uint64_t digest : digests) {
+    for (int shift = 0; shift < 64; shift += 8)
+      bytes.push_back(static_cast<uint8_t>(digest >> shift));
+  }
+  return XXH3_64bits(bytes.data(), bytes.size());
+}
+
+absl::StatusOr<uint64_t> DigestOfFiles(absl::Span<const DataFile> files, ProgressMeter& progress) {
+  std::vector<uint64_t> digests;
+  int64_t stored_before = 0;
+  for (const DataFile& file : files) {
+    ASSIGN_OR_RETURN(digests.emplace_back(), DigestOfFile(file.path, stored_before, progress));
+    stored_before += file.stored_bytes;
+  }
+  return CombineDigests(digests);
+}
+
+}  // namespace mindforge

@@ -1,0 +1,34 @@
+// Which files make up a dataset, and the digest of what is in them. It does not know lines.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "absl/types/span.h"
+#include "worker/data/progress_meter.h"
+
+namespace mindforge {
+
+struct DataFile {
+  std::string path;
+  int64_t stored_bytes = 0;  // on disk
+};
+
+// Each path's file, or the folder's *.jsonl and *.jsonl.zst by name; folders in it and hidden files
+// are left out. NOT_FOUND: a path is not there. INVALID_ARGUMENT: a folder without such files, or
+// more than 100,000 of them.
+absl::StatusOr<std::vector<DataFile>> ListDataFiles(const std::vector<std::string>& paths);
+
+int64_t StoredBytes(absl::Span<const DataFile> files);
+
+// One file's digest for itself; for several, a digest of theirs in order. Names do not matter.
+// REQUIRES: not empty.
+uint64_t CombineDigests(absl::Span<const uint64_t> digests);
+
+// The dataset's digest: CombineDigests of the XXH3-64 of each file's (decompressed) bytes. Errors
+// as ByteSource.
+absl::StatusOr<uint64_t> DigestOfFiles(absl::Span<const DataFile> files, ProgressMeter& progress);
+
+}  // namespace mindforge
