@@ -2,6 +2,7 @@
 #pragma once
 
 #include <fstream>
+#include <functional>
 #include <map>
 #include <memory>
 #include <random>
@@ -25,9 +26,10 @@ inline void WriteModelFolder(const std::string& path, const nlohmann::json& conf
   MF_CHECK_OK(WriteSafetensors(path + "/model.safetensors", tensors, {{"format", "pt"}}));
 }
 
-// Normally distributed weights; the same seed gives the same folder.
-inline void WriteRandomModelFolder(const std::string& path, const ModelConfig& config,
-                                   uint32_t seed) {
+// Normally distributed weights; the same seed gives the same folder. `adjust` may change a tensor.
+inline void WriteRandomModelFolder(
+    const std::string& path, const ModelConfig& config, uint32_t seed,
+    const std::function<void(const std::string& name, std::vector<float>& values)>& adjust = {}) {
   std::mt19937 engine(seed);
   std::normal_distribution<float> normal(0.0f, 0.15f);
   std::vector<std::vector<float>> storage;
@@ -36,6 +38,7 @@ inline void WriteRandomModelFolder(const std::string& path, const ModelConfig& c
     const bool norm = expected.shape.size() == 1;
     std::vector<float>& values = storage.emplace_back(ElementCount(expected.shape));
     for (float& value : values) value = (norm ? 1.0f : 0.0f) + normal(engine);
+    if (adjust != nullptr) adjust(expected.name, values);
     tensors.push_back({.name = expected.name,
                        .dtype = DType::kF32,
                        .shape = expected.shape,

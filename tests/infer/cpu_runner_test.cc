@@ -44,12 +44,17 @@ std::vector<int32_t> RandomIds(int64_t count, int64_t vocab, uint32_t seed) {
   return ids;
 }
 
+// A mixture of experts has logits of training and of evaluation.
+std::vector<float> ExpectedLogits(const GoldenModel& golden, const std::string& name) {
+  return golden.Values<float>(name.rfind("moe", 0) == 0 ? "logits_eval" : "logits");
+}
+
 class GoldenTest : public ::testing::TestWithParam<const char*> {};
 
 TEST_P(GoldenTest, LogitsMatchHoweverTheSequenceIsCutAndWhateverRunsIt) {
   const GoldenModel golden(GetParam());
   const std::vector<int32_t> ids = golden.Ids("input_ids");  // [2, 96]
-  const std::vector<float> expected = golden.Values<float>("logits");
+  const std::vector<float> expected = ExpectedLogits(golden, GetParam());
   const auto length = static_cast<int64_t>(ids.size()) / 2;
   const InferIsa best = AvailableInferIsas().back();
   for (int64_t b = 0; b < 2; ++b) {
@@ -75,7 +80,7 @@ TEST_P(GoldenTest, Bfloat16StaysNearAndHasTheSameBitsHoweverCut) {
   const GoldenModel golden(GetParam());
   std::vector<int32_t> ids = golden.Ids("input_ids");
   ids.resize(96);
-  const std::vector<float> expected = golden.Values<float>("logits");
+  const std::vector<float> expected = ExpectedLogits(golden, GetParam());
   for (InferIsa isa : AvailableInferIsas()) {
     const auto runner = Load(golden.path(), InferDtype::kBfloat16, isa);
     const std::vector<float> whole = RunInChunks(*runner, ids, 96);
@@ -88,7 +93,9 @@ TEST_P(GoldenTest, Bfloat16StaysNearAndHasTheSameBitsHoweverCut) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Golden, GoldenTest, ::testing::Values("dense", "yarn", "yarn_minimind"));
+INSTANTIATE_TEST_SUITE_P(Golden, GoldenTest,
+                         ::testing::Values("dense", "yarn", "yarn_minimind", "moe_seq_aux",
+                                           "moe_batch_aux"));
 
 TEST(CpuRunner, GreedyStepsAreTheReferences) {
   const GoldenModel golden("greedy");
@@ -170,6 +177,19 @@ TEST_P(ShapeTest, ASequencesBitsDoNotDependOnItsNeighbours) {
   }
 }
 
+TEST_P(ShapeTest, PrefillInChunksIsPrefillWhole) {
+  TempDir folder;
+  WriteRandomModelFolder(folder.path(), GetParam().config, 6);
+  const std::vector<int32_t> ids = RandomIds(kContext, GetParam().config.vocab_size, 3);
+  for (InferDtype dtype : {InferDtype::kFloat32, InferDtype::kBfloat16}) {
+    const auto runner = Load(folder.path(), dtype, AvailableInferIsas().back());
+    const std::vector<float> whole = RunInChunks(*runner, ids, kContext);
+    for (int64_t chunk : {65, 17, 1}) {
+      EXPECT_TRUE(SameBits(RunInChunks(*runner, ids, chunk, 1), whole)) << "chunk " << chunk;
+    }
+  }
+}
+
 std::vector<Shape> Shapes() {
   ModelConfig usual{.hidden_size = 96,
                     .num_hidden_layers = 2,
@@ -188,7 +208,32 @@ std::vector<Shape> Shapes() {
   odd.num_key_value_heads = 5;
   odd.intermediate_size = 77;
   odd.vocab_size = 67;
-  return {{"usual", usual}, {"qk_norm_untied", normed}, {"odd", odd}};
+  ModelConfig minimind3 = usual;  // heads of 768 / 8
+  minimind3.qk_norm = true;
+  minimind3.hidden_size = 192;
+  minimind3.num_attention_heads = 4;
+  minimind3.head_dim = 96;
+  minimind3.rms_norm_eps = 1e-6;
+  ModelConfig wide_heads = usual;
+  wide_heads.head_dim = 128;
+  wide_heads.num_attention_heads = 2;
+  ModelConfig moe = usual;
+  moe.use_moe = true;
+  ModelConfig many = normed;
+  many.use_moe = true;
+  many.n_routed_experts = 70;
+  many.num_experts_per_tok = 3;
+  many.n_shared_experts = 2;
+  many.norm_topk_prob = false;
+  many.intermediate_size = 31;
+  ModelConfig alone = odd;
+  alone.use_moe = true;
+  alone.n_routed_experts = 3;
+  alone.num_experts_per_tok = 1;
+  alone.n_shared_experts = 0;
+  return {{"usual", usual},           {"qk_norm_untied", normed}, {"odd", odd},
+          {"minimind3", minimind3},   {"wide_heads", wide_heads}, {"moe", moe},
+          {"moe_many_experts", many}, {"moe_no_shared", alone}};
 }
 
 INSTANTIATE_TEST_SUITE_P(Shapes, ShapeTest, ::testing::ValuesIn(Shapes()),
@@ -204,12 +249,28 @@ TEST(CpuRunner, ASlotIsReusedWithoutATrace) {
   EXPECT_TRUE(SameBits(RunInChunks(*runner, ids, 20), fresh));
 }
 
-TEST(CpuRunner, AMixtureOfExpertsIsRefusedAtLoad) {
-  ModelFolder folder;
-  folder.path = "/models/moe";
-  folder.config.use_moe = true;
-  const auto model = LoadCpuModel(folder, InferDtype::kFloat32, 16);
-  EXPECT_EQ(model.status().code(), absl::StatusCode::kUnimplemented);
+// With a gate of zeros all experts are equally likely.
+TEST(CpuRunner, TheLowestExpertsWinATie) {
+  ModelConfig config = Shapes()[0].config;
+  config.use_moe = true;
+  const auto logits = [&](const std::string& changed) {
+    TempDir folder;
+    WriteRandomModelFolder(folder.path(), config, 5,
+                           [&](const std::string& name, std::vector<float>& values) {
+                             if (name.ends_with("mlp.gate.weight")) {
+                               std::fill(values.begin(), values.end(), 0.0f);
+                             } else if (name.find(changed) != std::string::npos) {
+                               for (float& value : values) value = -value;
+                             }
+                           });
+    const auto runner = Load(folder.path(), InferDtype::kFloat32, AvailableInferIsas().back());
+    return RunInChunks(*runner, RandomIds(20, 200, 1), 20);
+  };
+  const std::vector<float> plain = logits("no such tensor");
+  EXPECT_TRUE(SameBits(logits("experts.2.up_proj"), plain));
+  EXPECT_TRUE(SameBits(logits("experts.3.up_proj"), plain));
+  EXPECT_FALSE(SameBits(logits(".experts.0.up_proj"), plain));
+  EXPECT_FALSE(SameBits(logits(".experts.1.up_proj"), plain));
 }
 
 }  // namespace

@@ -24,6 +24,12 @@ ModelConfig SmallConfig() {
           .max_position_embeddings = 256};
 }
 
+ModelConfig SmallMixture() {
+  ModelConfig config = SmallConfig();
+  config.use_moe = true;
+  return config;
+}
+
 std::unique_ptr<Engine> StartEngine(const std::string& path, RunnerDtype dtype, int64_t slots) {
   auto runner = MakeModelRunner(
       {.model_folder = path, .dtype = dtype, .slots = slots, .max_context = 256, .threads = 2});
@@ -61,27 +67,35 @@ void ExpectSame(const RecordingSink& a, const RecordingSink& b) {
   }
 }
 
-TEST(Generation, ARequestGetsTheSameTokensAndLogprobsAloneAndInACrowd) {
+void ExpectTheSameAloneAndInACrowd(const ModelConfig& config, RunnerDtype dtype) {
   TempDir folder;
-  WriteRandomModelFolder(folder.path(), SmallConfig(), 9);
-  for (RunnerDtype dtype : {RunnerDtype::kFloat32, RunnerDtype::kBfloat16}) {
-    const auto crowd = StartEngine(folder.path(), dtype, 7);
-    const auto alone = StartEngine(folder.path(), dtype, 1);
-    std::vector<std::shared_ptr<RecordingSink>> together;
-    for (const GenerationRequest& request : Requests()) {
-      together.push_back(std::make_shared<RecordingSink>());
-      ASSERT_TRUE(crowd->Submit(request, together.back()).ok());
-    }
-    size_t i = 0;
-    for (const GenerationRequest& request : Requests()) {
-      auto single = std::make_shared<RecordingSink>();
-      ASSERT_TRUE(alone->Submit(request, single).ok());
-      single->AwaitFinished();
-      together[i]->AwaitFinished();
-      ExpectSame(*single, *together[i]);
-      ++i;
-    }
+  WriteRandomModelFolder(folder.path(), config, 9);
+  const auto crowd = StartEngine(folder.path(), dtype, 7);
+  const auto alone = StartEngine(folder.path(), dtype, 1);
+  std::vector<std::shared_ptr<RecordingSink>> together;
+  for (const GenerationRequest& request : Requests()) {
+    together.push_back(std::make_shared<RecordingSink>());
+    ASSERT_TRUE(crowd->Submit(request, together.back()).ok());
   }
+  size_t i = 0;
+  for (const GenerationRequest& request : Requests()) {
+    auto single = std::make_shared<RecordingSink>();
+    ASSERT_TRUE(alone->Submit(request, single).ok());
+    single->AwaitFinished();
+    together[i]->AwaitFinished();
+    ExpectSame(*single, *together[i]);
+    ++i;
+  }
+}
+
+TEST(Generation, ARequestGetsTheSameTokensAndLogprobsAloneAndInACrowd) {
+  ExpectTheSameAloneAndInACrowd(SmallConfig(), RunnerDtype::kFloat32);
+  ExpectTheSameAloneAndInACrowd(SmallConfig(), RunnerDtype::kBfloat16);
+}
+
+TEST(Generation, AMixtureOfExpertsDoesNotMixRequests) {
+  ExpectTheSameAloneAndInACrowd(SmallMixture(), RunnerDtype::kFloat32);
+  ExpectTheSameAloneAndInACrowd(SmallMixture(), RunnerDtype::kBfloat16);
 }
 
 // What was generated, sent again as a prompt, scores as it did when it was drawn.

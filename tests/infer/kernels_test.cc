@@ -162,6 +162,18 @@ TEST_P(InferKernelsTest, RmsNormIsRight) {
   }
 }
 
+TEST_P(InferKernelsTest, SoftmaxIsRight) {
+  for (int64_t n : {1, 4, 16, 17, 70}) {
+    const std::vector<float> x = RandomValues(n, 10);
+    std::vector<float> y = x;
+    y.resize((n + 15) / 16 * 16, 1e30f);  // what lies beyond does not matter
+    kernels().softmax(y.data(), n);
+    double sum = 0;
+    for (float value : x) sum += std::exp(double{value});
+    for (int64_t i = 0; i < n; ++i) EXPECT_NEAR(y[i], std::exp(double{x[i]}) / sum, 1e-6) << n;
+  }
+}
+
 // Attention over `keys` positions against the formula; also places them through the kernel.
 TEST_P(InferKernelsTest, AttentionIsRight) {
   for (const auto& [group, dim, keys] : std::vector<std::tuple<int64_t, int64_t, int64_t>>{

@@ -33,11 +33,13 @@ std::unique_ptr<ModelRunner> Torch(const RunnerOptions& options) {
 }
 
 TEST(TorchRunner, LogitsMatchTheReferences) {
-  for (const char* name : {"dense", "yarn", "yarn_minimind"}) {
+  for (const std::string name :
+       {"dense", "yarn", "yarn_minimind", "moe_seq_aux", "moe_batch_aux"}) {
     const GoldenModel golden(name);
     std::vector<int32_t> ids = golden.Ids("input_ids");
     ids.resize(96);
-    const std::vector<float> expected = golden.Values<float>("logits");
+    const bool moe = name.rfind("moe", 0) == 0;
+    const std::vector<float> expected = golden.Values<float>(moe ? "logits_eval" : "logits");
     const auto runner = Torch(Options(golden.path()));
     for (int64_t chunk : {96, 40, 1}) {
       EXPECT_LE(LargestDifference(RunInChunks(*runner, ids, chunk, 1), expected.data()), 2e-5)
@@ -46,18 +48,21 @@ TEST(TorchRunner, LogitsMatchTheReferences) {
   }
 }
 
+ModelConfig NormedConfig() {
+  return {.hidden_size = 96,
+          .num_hidden_layers = 2,
+          .vocab_size = 200,
+          .num_attention_heads = 6,
+          .num_key_value_heads = 2,
+          .head_dim = 24,
+          .intermediate_size = 128,
+          .max_position_embeddings = 128,
+          .tie_word_embeddings = false,
+          .qk_norm = true};
+}
+
 // A prefill chunk and two decodes of unlike lengths in one batch.
-TEST(TorchRunner, AMixedBatchAgreesWithTheCpuKernels) {
-  ModelConfig config{.hidden_size = 96,
-                     .num_hidden_layers = 2,
-                     .vocab_size = 200,
-                     .num_attention_heads = 6,
-                     .num_key_value_heads = 2,
-                     .head_dim = 24,
-                     .intermediate_size = 128,
-                     .max_position_embeddings = 128,
-                     .tie_word_embeddings = false,
-                     .qk_norm = true};
+void ExpectAMixedBatchToAgreeWithTheCpuKernels(const ModelConfig& config) {
   TempDir folder;
   WriteRandomModelFolder(folder.path(), config, 5);
   auto own = MakeModelRunner(Options(folder.path()));
@@ -81,6 +86,45 @@ TEST(TorchRunner, AMixedBatchAgreesWithTheCpuKernels) {
     ASSERT_TRUE(runner->Forward(second, &logits[2 * 200]).ok());
   }
   EXPECT_LE(LargestDifference(results[0], results[1].data()), 1e-4);
+}
+
+TEST(TorchRunner, AMixedBatchAgreesWithTheCpuKernels) {
+  ModelConfig config = NormedConfig();
+  ExpectAMixedBatchToAgreeWithTheCpuKernels(config);
+  config.use_moe = true;
+  ExpectAMixedBatchToAgreeWithTheCpuKernels(config);
+  config.n_routed_experts = 9;
+  config.num_experts_per_tok = 3;
+  config.n_shared_experts = 2;
+  config.norm_topk_prob = false;
+  config.head_dim = 96;
+  ExpectAMixedBatchToAgreeWithTheCpuKernels(config);
+  config.num_experts_per_tok = 1;
+  config.n_shared_experts = 0;
+  ExpectAMixedBatchToAgreeWithTheCpuKernels(config);
+}
+
+// All experts equally likely: the first two are taken, so the others' weights do not matter.
+TEST(TorchRunner, TheLowestExpertsWinATie) {
+  ModelConfig config = NormedConfig();
+  config.use_moe = true;
+  config.n_routed_experts = 40;
+  const auto logits = [&](const std::string& changed) {
+    TempDir folder;
+    WriteRandomModelFolder(folder.path(), config, 5,
+                           [&](const std::string& name, std::vector<float>& values) {
+                             const float factor = name.ends_with("mlp.gate.weight")         ? 0
+                                                  : name.find(changed) != std::string::npos ? -1
+                                                                                            : 1;
+                             for (float& value : values) value *= factor;
+                           });
+    return RunInChunks(*Torch(Options(folder.path())), {1, 2, 3, 4, 5, 6}, 6);
+  };
+  const std::vector<float> plain = logits("no such tensor");
+  for (int64_t expert : {0, 1, 2, 17, 39}) {
+    const auto other = logits("experts." + std::to_string(expert) + ".up_proj");
+    EXPECT_EQ(other == plain, expert > 1) << expert;
+  }
 }
 
 TEST(TorchRunner, Bfloat16StaysNear) {

@@ -114,7 +114,27 @@ class Loader {
   const InferDtype dtype_;
 };
 
-absl::StatusOr<CpuLayer> LoadLayer(const Loader& loader, const ModelConfig& config, int64_t index) {
+absl::StatusOr<CpuMlp> LoadMlp(const Loader& loader, const std::string& prefix) {
+  CpuMlp mlp;
+  ASSIGN_OR_RETURN(mlp.gate, loader.Pack({prefix + "gate_proj.weight"}));
+  ASSIGN_OR_RETURN(mlp.up, loader.Pack({prefix + "up_proj.weight"}));
+  ASSIGN_OR_RETURN(mlp.down, loader.Pack({prefix + "down_proj.weight"}));
+  return mlp;
+}
+
+absl::StatusOr<std::vector<CpuMlp>> LoadMlps(const Loader& loader, const std::string& prefix,
+                                             int64_t count) {
+  std::vector<CpuMlp> mlps;
+  for (int64_t e = 0; e < count; ++e) {
+    ASSIGN_OR_RETURN(CpuMlp mlp, LoadMlp(loader, absl::StrCat(prefix, e, ".")));
+    mlps.push_back(std::move(mlp));
+  }
+  return mlps;
+}
+
+// `wide` loads float32 whatever the model's dtype.
+absl::StatusOr<CpuLayer> LoadLayer(const Loader& loader, const Loader& wide,
+                                   const ModelConfig& config, int64_t index) {
   const std::string prefix = absl::StrCat("model.layers.", index, ".");
   const std::string attention = prefix + "self_attn.";
   const std::string mlp = prefix + "mlp.";
@@ -128,9 +148,14 @@ absl::StatusOr<CpuLayer> LoadLayer(const Loader& loader, const ModelConfig& conf
   ASSIGN_OR_RETURN(layer.qkv, loader.Pack({attention + "q_proj.weight", attention + "k_proj.weight",
                                            attention + "v_proj.weight"}));
   ASSIGN_OR_RETURN(layer.out, loader.Pack({attention + "o_proj.weight"}));
-  ASSIGN_OR_RETURN(layer.gate, loader.Pack({mlp + "gate_proj.weight"}));
-  ASSIGN_OR_RETURN(layer.up, loader.Pack({mlp + "up_proj.weight"}));
-  ASSIGN_OR_RETURN(layer.down, loader.Pack({mlp + "down_proj.weight"}));
+  if (!config.use_moe) {
+    ASSIGN_OR_RETURN(layer.mlp, LoadMlp(loader, mlp));
+    return layer;
+  }
+  ASSIGN_OR_RETURN(layer.router, wide.Pack({mlp + "gate.weight"}));
+  ASSIGN_OR_RETURN(layer.experts, LoadMlps(loader, mlp + "experts.", config.n_routed_experts));
+  ASSIGN_OR_RETURN(layer.shared_experts,
+                   LoadMlps(loader, mlp + "shared_experts.", config.n_shared_experts));
   return layer;
 }
 
@@ -139,21 +164,18 @@ absl::StatusOr<CpuLayer> LoadLayer(const Loader& loader, const ModelConfig& conf
 absl::StatusOr<CpuModel> LoadCpuModel(const ModelFolder& folder, InferDtype dtype,
                                       int64_t positions) {
   const ModelConfig& config = folder.config;
-  if (config.use_moe) {
-    return absl::UnimplementedError(absl::StrCat(
-        folder.path, ": use_moe: a mixture of experts cannot be served yet; serve a dense model"));
-  }
   if (config.HeadDim() > kWidestHead) {
     return absl::UnimplementedError(absl::StrCat(folder.path, ": head_dim ", config.HeadDim(),
                                                  "; the CPU kernels take at most ", kWidestHead));
   }
   const Loader loader(folder, dtype);
+  const Loader wide(folder, InferDtype::kFloat32);
   CpuModel model{.config = config, .dtype = dtype};
   ASSIGN_OR_RETURN(model.embedding, loader.Rows("model.embed_tokens.weight"));
   ASSIGN_OR_RETURN(model.head, loader.Pack({"lm_head.weight"}));
   ASSIGN_OR_RETURN(model.final_norm, loader.Vector("model.norm.weight"));
   for (int64_t i = 0; i < config.num_hidden_layers; ++i) {
-    ASSIGN_OR_RETURN(CpuLayer layer, LoadLayer(loader, config, i));
+    ASSIGN_OR_RETURN(CpuLayer layer, LoadLayer(loader, wide, config, i));
     model.layers.push_back(std::move(layer));
   }
   model.rope = MakeRopeTables(config, positions);

@@ -1,4 +1,4 @@
-// A dense MiniMind's weights as the CPU kernels read them: packed in panels, fused where two
+// A MiniMind's weights as the CPU kernels read them: packed in panels, fused where two
 // products share an input. Immutable once loaded.
 #pragma once
 
@@ -32,6 +32,13 @@ struct PackedMatrix {
   }
 };
 
+// One SwiGLU feed-forward.
+struct CpuMlp {
+  PackedMatrix gate;
+  PackedMatrix up;
+  PackedMatrix down;
+};
+
 struct CpuLayer {
   std::vector<float> input_norm;
   std::vector<float> post_norm;
@@ -39,9 +46,11 @@ struct CpuLayer {
   std::vector<float> key_norm;
   PackedMatrix qkv;  // queries, keys, values one below the other
   PackedMatrix out;
-  PackedMatrix gate;
-  PackedMatrix up;
-  PackedMatrix down;
+  CpuMlp mlp;  // of a dense model
+  // Of a mixture of experts.
+  PackedMatrix router;  // [experts, hidden], float32 whatever the dtype
+  std::vector<CpuMlp> experts;
+  std::vector<CpuMlp> shared_experts;
 };
 
 struct CpuModel {
@@ -56,8 +65,8 @@ struct CpuModel {
   int64_t ElementBytes() const { return dtype == InferDtype::kFloat32 ? 4 : 2; }
 };
 
-// Copies and converts; the folder may be closed afterwards. UNIMPLEMENTED: a mixture of experts, or
-// heads wider than the kernels take. INVALID_ARGUMENT: a tensor is missing.
+// Copies and converts; the folder may be closed afterwards. UNIMPLEMENTED: heads wider than the
+// kernels take. INVALID_ARGUMENT: a tensor is missing.
 absl::StatusOr<CpuModel> LoadCpuModel(const ModelFolder& folder, InferDtype dtype,
                                       int64_t positions);
 

@@ -64,7 +64,11 @@ absl::Status CpuRunner::Allocate() {
   }
   ASSIGN_OR_RETURN(normed_, HugeBuffer::Allocate(batch * hidden_stride_ * element_));
   ASSIGN_OR_RETURN(attended_, HugeBuffer::Allocate(batch * attended_stride_ * element_));
-  ASSIGN_OR_RETURN(inner_, HugeBuffer::Allocate(batch * inner_stride_ * element_));
+  if (model_.config.use_moe) {
+    ASSIGN_OR_RETURN(moe_, CpuMoe::Create(model_.config, model_.dtype, options_.isa, batch, team_));
+  } else {
+    ASSIGN_OR_RETURN(inner_, HugeBuffer::Allocate(batch * inner_stride_ * element_));
+  }
   residual_.resize(batch * hidden_);
   qkv_.resize(batch * qkv_columns_);
   return absl::OkStatus();
@@ -108,11 +112,7 @@ void CpuRunner::Work(int64_t me, float* logits) {
     team_.Meet();
     Multiply(me, layer.out, attended_, attended_stride_, residual_.data(), hidden_, true);
     team_.Meet();
-    Norm(me, layer.post_norm);
-    team_.Meet();
-    GateAndUp(me, layer);
-    team_.Meet();
-    Multiply(me, layer.down, inner_, inner_stride_, residual_.data(), hidden_, true);
+    FeedForward(me, layer);
     team_.Meet();
   }
   Head(me, logits);
@@ -197,18 +197,30 @@ void CpuRunner::Attend(int64_t me, int64_t layer) {
   }
 }
 
-void CpuRunner::GateAndUp(int64_t me, const CpuLayer& layer) {
-  const auto [begin, end] = team_.Share(layer.gate.panels(), me);
+void CpuRunner::FeedForward(int64_t me, const CpuLayer& layer) {
+  if (moe_ != nullptr) {
+    moe_->Work(me, layer, static_cast<int64_t>(tokens_.size()), residual_.data());
+    return;
+  }
+  Norm(me, layer.post_norm);
+  team_.Meet();
+  GateAndUp(me, layer.mlp);
+  team_.Meet();
+  Multiply(me, layer.mlp.down, inner_, inner_stride_, residual_.data(), hidden_, true);
+}
+
+void CpuRunner::GateAndUp(int64_t me, const CpuMlp& mlp) {
+  const auto [begin, end] = team_.Share(mlp.gate.panels(), me);
   for (int64_t p = begin; p < end; ++p) {
     kernels_.swiglu({.x = normed_.data(),
                      .x_stride = hidden_stride_,
                      .rows = static_cast<int64_t>(tokens_.size()),
-                     .gate = layer.gate.panel(p),
-                     .up = layer.up.panel(p),
-                     .k = layer.gate.k,
+                     .gate = mlp.gate.panel(p),
+                     .up = mlp.up.panel(p),
+                     .k = mlp.gate.k,
                      .y = Element(inner_, p * kPanelColumns),
                      .y_stride = inner_stride_,
-                     .columns = layer.gate.panel_columns(p)});
+                     .columns = mlp.gate.panel_columns(p)});
   }
 }
 

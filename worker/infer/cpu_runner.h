@@ -10,6 +10,7 @@
 #include "absl/status/statusor.h"
 #include "worker/formats/model_config.h"
 #include "worker/infer/cpu_model.h"
+#include "worker/infer/cpu_moe.h"
 #include "worker/infer/huge_buffer.h"
 #include "worker/infer/model_runner.h"
 #include "worker/infer/thread_team.h"
@@ -60,7 +61,8 @@ class CpuRunner : public ModelRunner {
                 int64_t y_stride, bool accumulate);
   void Place(int64_t me, int64_t layer);
   void Attend(int64_t me, int64_t layer);
-  void GateAndUp(int64_t me, const CpuLayer& layer);
+  void FeedForward(int64_t me, const CpuLayer& layer);
+  void GateAndUp(int64_t me, const CpuMlp& mlp);
   void Head(int64_t me, float* logits);
 
   const CpuModel model_;
@@ -91,6 +93,7 @@ class CpuRunner : public ModelRunner {
   HugeBuffer attended_;
   HugeBuffer inner_;
   ThreadTeam team_;
+  std::unique_ptr<CpuMoe> moe_;  // null: a dense model; uses the team
 };
 
 }  // namespace mindforge

@@ -13,6 +13,7 @@
 #include "absl/strings/str_cat.h"
 #include "common/check.h"
 #include "common/status_macros.h"
+#include "worker/infer/torch_mixture.h"
 #include "worker/kernels/rope.h"
 #ifdef MINDFORGE_CUDA
 #include <cuda_runtime_api.h>
@@ -28,10 +29,9 @@ struct TorchLayer {
   at::Tensor key_norm;
   at::Tensor qkv;  // queries, keys, values one below the other
   at::Tensor out;
-  at::Tensor gate;
-  at::Tensor up;
-  at::Tensor down;
-  at::Tensor keys;  // [slots · context, kv_heads, head_dim]
+  TorchMlp mlp;          // of a dense model
+  TorchMixture mixture;  // of any other
+  at::Tensor keys;       // [slots · context, kv_heads, head_dim]
   at::Tensor values;
 };
 
@@ -138,7 +138,14 @@ class TorchRunner : public ModelRunner {
   at::Tensor Indices(const std::vector<int64_t>& values) const {
     return at::tensor(values, at::TensorOptions().dtype(at::kLong)).to(device_);
   }
-  absl::StatusOr<at::Tensor> Weight(const ModelFolder& folder, const std::string& name) const;
+  absl::StatusOr<at::Tensor> Weight(const ModelFolder& folder, const std::string& name) const {
+    return Weight(folder, name, dtype_);
+  }
+  absl::StatusOr<at::Tensor> Weight(const ModelFolder& folder, const std::string& name,
+                                    at::ScalarType dtype) const;
+  absl::StatusOr<TorchMlp> LoadMlp(const ModelFolder& folder, const std::string& prefix) const;
+  absl::StatusOr<std::vector<TorchMlp>> LoadMlps(const ModelFolder& folder,
+                                                 const std::string& prefix, int64_t count) const;
   absl::StatusOr<TorchLayer> LoadLayer(const ModelFolder& folder, int64_t index) const;
   Step Prepare(const StepBatch& batch) const;
   void PrepareDecodes(const std::vector<int64_t>& slots, const std::vector<int64_t>& lengths,
@@ -162,8 +169,8 @@ class TorchRunner : public ModelRunner {
   std::vector<TorchLayer> layers_;
 };
 
-absl::StatusOr<at::Tensor> TorchRunner::Weight(const ModelFolder& folder,
-                                               const std::string& name) const {
+absl::StatusOr<at::Tensor> TorchRunner::Weight(const ModelFolder& folder, const std::string& name,
+                                               at::ScalarType dtype) const {
   const TensorView* view = folder.Find(name);
   if (view == nullptr) {
     return absl::InvalidArgumentError(absl::StrCat(folder.path, " has no tensor ", name));
@@ -171,7 +178,27 @@ absl::StatusOr<at::Tensor> TorchRunner::Weight(const ModelFolder& folder,
   // The mapped file is read only and goes away: always copied.
   const at::Tensor mapped =
       at::from_blob(const_cast<void*>(view->data), view->shape, ScalarOf(view->dtype));
-  return at::empty(view->shape, Options(dtype_)).copy_(mapped);
+  return at::empty(view->shape, Options(dtype)).copy_(mapped);
+}
+
+absl::StatusOr<TorchMlp> TorchRunner::LoadMlp(const ModelFolder& folder,
+                                              const std::string& prefix) const {
+  TorchMlp mlp;
+  ASSIGN_OR_RETURN(mlp.gate, Weight(folder, prefix + "gate_proj.weight"));
+  ASSIGN_OR_RETURN(mlp.up, Weight(folder, prefix + "up_proj.weight"));
+  ASSIGN_OR_RETURN(mlp.down, Weight(folder, prefix + "down_proj.weight"));
+  return mlp;
+}
+
+absl::StatusOr<std::vector<TorchMlp>> TorchRunner::LoadMlps(const ModelFolder& folder,
+                                                            const std::string& prefix,
+                                                            int64_t count) const {
+  std::vector<TorchMlp> mlps;
+  for (int64_t e = 0; e < count; ++e) {
+    ASSIGN_OR_RETURN(TorchMlp mlp, LoadMlp(folder, absl::StrCat(prefix, e, ".")));
+    mlps.push_back(std::move(mlp));
+  }
+  return mlps;
 }
 
 absl::StatusOr<TorchLayer> TorchRunner::LoadLayer(const ModelFolder& folder, int64_t index) const {
@@ -189,9 +216,18 @@ absl::StatusOr<TorchLayer> TorchRunner::LoadLayer(const ModelFolder& folder, int
   ASSIGN_OR_RETURN(const at::Tensor v, Weight(folder, attention + "v_proj.weight"));
   layer.qkv = at::cat({q, k, v});
   ASSIGN_OR_RETURN(layer.out, Weight(folder, attention + "o_proj.weight"));
-  ASSIGN_OR_RETURN(layer.gate, Weight(folder, prefix + "mlp.gate_proj.weight"));
-  ASSIGN_OR_RETURN(layer.up, Weight(folder, prefix + "mlp.up_proj.weight"));
-  ASSIGN_OR_RETURN(layer.down, Weight(folder, prefix + "mlp.down_proj.weight"));
+  const std::string mlp = prefix + "mlp.";
+  if (config_.use_moe) {
+    layer.mixture.per_token = config_.num_experts_per_tok;
+    layer.mixture.normalise = config_.norm_topk_prob;
+    ASSIGN_OR_RETURN(layer.mixture.router, Weight(folder, mlp + "gate.weight", at::kFloat));
+    ASSIGN_OR_RETURN(layer.mixture.experts,
+                     LoadMlps(folder, mlp + "experts.", config_.n_routed_experts));
+    ASSIGN_OR_RETURN(layer.mixture.shared_experts,
+                     LoadMlps(folder, mlp + "shared_experts.", config_.n_shared_experts));
+  } else {
+    ASSIGN_OR_RETURN(layer.mlp, LoadMlp(folder, mlp));
+  }
   const std::vector<int64_t> cache = {options_.slots * options_.max_context,
                                       config_.num_key_value_heads, config_.HeadDim()};
   layer.keys = at::zeros(cache, Options(dtype_));
@@ -200,10 +236,6 @@ absl::StatusOr<TorchLayer> TorchRunner::LoadLayer(const ModelFolder& folder, int
 }
 
 absl::Status TorchRunner::Load(const ModelFolder& folder) {
-  if (config_.use_moe) {
-    return absl::UnimplementedError(absl::StrCat(
-        folder.path, ": use_moe: a mixture of experts cannot be served yet; serve a dense model"));
-  }
   return Guarded("loading the model", [&]() -> absl::Status {
     ASSIGN_OR_RETURN(embedding_, Weight(folder, "model.embed_tokens.weight"));
     head_ = embedding_;
@@ -325,9 +357,7 @@ absl::Status TorchRunner::Compute(const StepBatch& batch, float* logits) {
   for (const TorchLayer& layer : layers_) {
     x = x + Attention(RmsNorm(x, layer.input_norm, config_.rms_norm_eps), layer, step);
     const at::Tensor normed = RmsNorm(x, layer.post_norm, config_.rms_norm_eps);
-    const at::Tensor inner =
-        at::silu(at::linear(normed, layer.gate)) * at::linear(normed, layer.up);
-    x = x + at::linear(inner, layer.down);
+    x = x + (config_.use_moe ? layer.mixture(normed) : layer.mlp(normed));
   }
   if (wanted.empty()) return absl::OkStatus();
   const at::Tensor last =

@@ -14,7 +14,7 @@
 namespace mindforge {
 
 // `device` is what torch calls it: cuda:0, and cpu in tests. Converts what torch throws.
-// UNIMPLEMENTED: a mixture of experts. RESOURCE_EXHAUSTED: the device's memory does not suffice.
+// RESOURCE_EXHAUSTED: the device's memory does not suffice.
 absl::StatusOr<std::unique_ptr<ModelRunner>> MakeTorchRunner(const ModelFolder& folder,
                                                              const RunnerOptions& options);
 

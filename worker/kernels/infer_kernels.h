@@ -94,6 +94,8 @@ struct InferKernels {
   void (*swiglu)(const SwigluArgs& args) = nullptr;
   // y = x · rsqrt(mean(x²) + eps) · weight, in the table's dtype.
   void (*rms_norm)(const float* x, const float* weight, int64_t n, float eps, void* y) = nullptr;
+  // x = softmax(x); x has room for n rounded up to 16.
+  void (*softmax)(float* x, int64_t n) = nullptr;
   void (*place)(const PlaceArgs& args) = nullptr;
   void (*attend)(const AttendArgs& args) = nullptr;
 };

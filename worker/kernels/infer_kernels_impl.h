@@ -291,6 +291,12 @@ inline float BlockWeights(float* scores, int64_t count, float& maximum) {
   return sum.Sum();
 }
 
+inline void Softmax(float* x, int64_t n) {
+  float maximum = -3.0e38f;
+  const V sum = V::Set(BlockWeights(x, n, maximum));
+  for (int64_t i = 0; i < n; i += 16) (V::Load(x + i) / sum).Store(x + i);
+}
+
 template <typename T, int G, int Vectors>
 inline void AddValues(const typename T::Element* values, int64_t stride, int64_t count,
                       const float (&weights)[G][kKeyBlock], const float (&keep)[G], float* out,
@@ -381,6 +387,7 @@ void FillTable(InferKernels& kernels) {
   kernels.matmul = &Matmul<T>;
   kernels.swiglu = &Swiglu<T>;
   kernels.rms_norm = &RmsNorm<T>;
+  kernels.softmax = &Softmax;
   kernels.place = &Place<T>;
   kernels.attend = &Attend<T>;
 }
