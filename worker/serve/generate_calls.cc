@@ -8,23 +8,69 @@
 namespace mindforge {
 namespace {
 
-// Writes events as they come, one write at a time. Lives until gRPC is done: it holds itself.
-class Stream : public grpc::ServerWriteReactor<v1::GenerateResponse>,
-               public std::enable_shared_from_this<Stream> {
+// A call that reads a LiveRequest. Lives until gRPC is done with it: it holds itself. `Reactor` is
+// gRPC's base for that kind of call.
+template <typename Reactor>
+class GenerationCall : public Reactor,
+                       public std::enable_shared_from_this<GenerationCall<Reactor>> {
  public:
   void Start(absl::StatusOr<std::shared_ptr<LiveRequest>> generation) {
     absl::Status status = generation.status();
     {
       MutexLock lock(mutex_);
-      self_ = shared_from_this();
+      self_ = this->shared_from_this();
       if (status.ok()) generation_ = *generation;
     }
     if (status.ok()) {
-      status = (*generation)->Start([stream = shared_from_this()] { stream->Pump(); });
+      status = (*generation)->Start([call = this->shared_from_this()] { call->Pump(); });
     }
     if (!status.ok()) End(status);
   }
 
+  void OnCancel() override {
+    std::shared_ptr<LiveRequest> generation;
+    {
+      MutexLock lock(mutex_);
+      generation = generation_;
+    }
+    if (generation != nullptr) generation->Cancel();
+  }
+
+  void OnDone() override {
+    std::shared_ptr<GenerationCall> self;
+    std::shared_ptr<LiveRequest> generation;
+    {
+      MutexLock lock(mutex_);
+      self = std::move(self_);
+      generation = std::move(generation_);
+    }
+    if (generation != nullptr) generation->Detach();
+  }
+
+ protected:
+  // Takes what there is to read; from the courier's thread or gRPC's.
+  virtual void Pump() = 0;
+
+  // Ends the call unless it has ended. Call without the mutex.
+  void End(const absl::Status& status) {
+    {
+      MutexLock lock(mutex_);
+      if (std::exchange(ended_, true)) return;
+    }
+    this->Finish(ToGrpcStatus(status));
+  }
+
+  Mutex mutex_;
+  std::shared_ptr<LiveRequest> generation_ ABSL_GUARDED_BY(mutex_);  // null after OnDone
+  bool ended_ ABSL_GUARDED_BY(mutex_) = false;
+
+ private:
+  std::shared_ptr<GenerationCall> self_ ABSL_GUARDED_BY(mutex_);
+};
+
+// Writes events as they come, one write at a time.
+class Stream : public GenerationCall<grpc::ServerWriteReactor<v1::GenerateResponse>> {
+ public:
   void OnWriteDone(bool ok) override {
     {
       MutexLock lock(mutex_);
@@ -39,28 +85,8 @@ class Stream : public grpc::ServerWriteReactor<v1::GenerateResponse>,
     }
   }
 
-  void OnCancel() override {
-    std::shared_ptr<LiveRequest> generation;
-    {
-      MutexLock lock(mutex_);
-      generation = generation_;
-    }
-    if (generation != nullptr) generation->Cancel();
-  }
-
-  void OnDone() override {
-    std::shared_ptr<Stream> self;
-    std::shared_ptr<LiveRequest> generation;
-    {
-      MutexLock lock(mutex_);
-      self = std::move(self_);
-      generation = std::move(generation_);
-    }
-    if (generation != nullptr) generation->Detach();
-  }
-
  private:
-  void Pump() {
+  void Pump() override {
     absl::Status end;
     {
       MutexLock lock(mutex_);
@@ -68,76 +94,27 @@ class Stream : public grpc::ServerWriteReactor<v1::GenerateResponse>,
       const LiveRequest::Read read = generation_->Next(&event_, &end);
       if (read == LiveRequest::Read::kNothingYet) return;
       writing_ = read == LiveRequest::Read::kEvent;
-      ended_ = read == LiveRequest::Read::kEnd;
-      // Once one of them is set no other thread comes this far; gRPC calls back on threads of its
-      // own, never from within StartWrite.
-      if (writing_) StartWrite(&event_);
-      if (!ended_) return;
+      // Once it is set no other thread comes this far; gRPC calls back on threads of its own, never
+      // from within StartWrite.
+      if (writing_) {
+        StartWrite(&event_);
+        return;
+      }
     }
-    Finish(ToGrpcStatus(end));
+    End(end);
   }
 
-  void End(const absl::Status& status) {
-    {
-      MutexLock lock(mutex_);
-      if (std::exchange(ended_, true)) return;
-    }
-    Finish(ToGrpcStatus(status));
-  }
-
-  Mutex mutex_;
-  std::shared_ptr<LiveRequest> generation_ ABSL_GUARDED_BY(mutex_);
   v1::GenerateResponse event_ ABSL_GUARDED_BY(mutex_);
   bool writing_ ABSL_GUARDED_BY(mutex_) = false;
-  bool ended_ ABSL_GUARDED_BY(mutex_) = false;
-  std::shared_ptr<Stream> self_ ABSL_GUARDED_BY(mutex_);
 };
 
 // Gathers all events into one response.
-class Collector : public grpc::ServerUnaryReactor, public std::enable_shared_from_this<Collector> {
+class Collector : public GenerationCall<grpc::ServerUnaryReactor> {
  public:
   explicit Collector(v1::GenerateUnaryResponse* response) : response_(response) {}
 
-  void Start(absl::StatusOr<std::shared_ptr<LiveRequest>> generation) {
-    absl::Status status = generation.status();
-    {
-      MutexLock lock(mutex_);
-      self_ = shared_from_this();
-      if (status.ok()) generation_ = *generation;
-    }
-    if (status.ok()) {
-      status = (*generation)->Start([collector = shared_from_this()] { collector->Pump(); });
-    }
-    if (status.ok()) return;
-    {
-      MutexLock lock(mutex_);
-      if (std::exchange(ended_, true)) return;
-    }
-    Finish(ToGrpcStatus(status));
-  }
-
-  void OnCancel() override {
-    std::shared_ptr<LiveRequest> generation;
-    {
-      MutexLock lock(mutex_);
-      generation = generation_;
-    }
-    if (generation != nullptr) generation->Cancel();
-  }
-
-  void OnDone() override {
-    std::shared_ptr<Collector> self;
-    std::shared_ptr<LiveRequest> generation;
-    {
-      MutexLock lock(mutex_);
-      self = std::move(self_);
-      generation = std::move(generation_);
-    }
-    if (generation != nullptr) generation->Detach();
-  }
-
  private:
-  void Pump() {
+  void Pump() override {
     absl::Status end;
     {
       MutexLock lock(mutex_);
@@ -146,9 +123,8 @@ class Collector : public grpc::ServerUnaryReactor, public std::enable_shared_fro
       LiveRequest::Read read;
       while ((read = generation_->Next(&event, &end)) == LiveRequest::Read::kEvent) Take(event);
       if (read == LiveRequest::Read::kNothingYet) return;
-      ended_ = true;
     }
-    Finish(ToGrpcStatus(end));
+    End(end);
   }
 
   void Take(v1::GenerateResponse& event) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
@@ -171,11 +147,7 @@ class Collector : public grpc::ServerUnaryReactor, public std::enable_shared_fro
     return response_->mutable_results(index);
   }
 
-  Mutex mutex_;
   v1::GenerateUnaryResponse* const response_ ABSL_PT_GUARDED_BY(mutex_);
-  std::shared_ptr<LiveRequest> generation_ ABSL_GUARDED_BY(mutex_);
-  bool ended_ ABSL_GUARDED_BY(mutex_) = false;
-  std::shared_ptr<Collector> self_ ABSL_GUARDED_BY(mutex_);
 };
 
 }  // namespace
