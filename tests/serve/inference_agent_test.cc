@@ -33,7 +33,7 @@ class InferenceAgentTest : public ::testing::Test {
     server_.reset();
     service_.reset();
   }
-  void StartAgent(Served& served) {
+  void StartAgent(Served& served, absl::Duration backoff = absl::Milliseconds(5)) {
     InferenceAgent::Options options;
     auto channel =
         MakeChannel(server_->address(), {.max_reconnect_backoff = absl::Milliseconds(50)});
@@ -43,8 +43,8 @@ class InferenceAgentTest : public ::testing::Test {
     options.name = "serve-1";
     options.address = served.server().address();
     options.device = "cpu";
-    options.first_backoff = absl::Milliseconds(5);
-    options.last_backoff = absl::Milliseconds(50);
+    options.first_backoff = backoff;
+    options.last_backoff = 10 * backoff;
     agent_ = std::make_unique<InferenceAgent>(std::move(options), served.host());
     agent_->Start();
   }
@@ -157,6 +157,28 @@ TEST_F(InferenceAgentTest, ServesOnWhileTheCoordinatorIsAwayAndFindsItAgain) {
   StartCoordinator(address);
   EXPECT_TRUE(EventuallyServes("v2"));
   agent_->Stop();
+}
+
+TEST_F(InferenceAgentTest, FindsARestartedCoordinatorWithoutWaitingOutItsPause) {
+  Want(Desire("poems", "v1"));
+  Served served(Poking(agent_));
+  StartAgent(served, /*backoff=*/absl::Hours(1));
+  ASSERT_TRUE(EventuallyServes("v1"));
+  const std::string address = server_->address();
+  StopCoordinator();
+  Want(Desire("poems", "v2"));
+  StartCoordinator(address);
+  EXPECT_TRUE(EventuallyServes("v2"));
+  agent_->Stop();
+}
+
+TEST_F(InferenceAgentTest, StopsWhileTheCoordinatorIsAway) {
+  Want(Desire("poems", "v1"));
+  Served served(Poking(agent_));
+  StartAgent(served, /*backoff=*/absl::Hours(1));
+  ASSERT_TRUE(EventuallyServes("v1"));
+  StopCoordinator();
+  agent_->Stop();  // returns
 }
 
 TEST_F(InferenceAgentTest, TellsThatItDrains) {

@@ -1,6 +1,7 @@
 #include "worker/serve/inference_agent.h"
 
 #include <algorithm>
+#include <chrono>
 #include <utility>
 
 #include "common/grpc_client.h"
@@ -9,6 +10,14 @@
 #include "common/random_id.h"
 
 namespace mindforge {
+namespace {
+
+// A coordinator that accepts connections and drops them is not called more often.
+constexpr absl::Duration kLeastPause = absl::Milliseconds(50);
+// How long Stop and Poke may wait while the channel is watched: that wait cannot be interrupted.
+constexpr absl::Duration kConnectSlice = absl::Milliseconds(50);
+
+}  // namespace
 
 InferenceAgent::InferenceAgent(Options options, ModelHost& host)
     : options_(std::move(options)),
@@ -92,6 +101,29 @@ bool InferenceAgent::Wait(absl::Duration duration) {
   return !stopping_;
 }
 
+bool InferenceAgent::Disturbed() {
+  MutexLock lock(mutex_);
+  return poked_ || stopping_;
+}
+
+bool InferenceAgent::WaitToRetry(absl::Duration duration) {
+  const Clock& clock = host_.clock();
+  const absl::Duration end = clock.MonotonicNow() + duration;
+  if (!Wait(std::min(duration, kLeastPause))) return false;
+  // A coordinator that is there and refuses is not asked sooner; one that was lost and is there
+  // again is.
+  bool lost = false;
+  while (!Disturbed() && clock.MonotonicNow() < end) {
+    const grpc_connectivity_state state = options_.channel->GetState(/*try_to_connect=*/true);
+    if (state != GRPC_CHANNEL_READY) lost = true;
+    if (state == GRPC_CHANNEL_READY && lost) break;
+    const absl::Duration slice = std::min(kConnectSlice, end - clock.MonotonicNow());
+    options_.channel->WaitForStateChange(
+        state, std::chrono::system_clock::now() + absl::ToChronoNanoseconds(slice));
+  }
+  return Wait(absl::ZeroDuration());
+}
+
 void InferenceAgent::Run() {
   absl::Duration backoff = options_.first_backoff;
   std::string last_failure;
@@ -128,7 +160,7 @@ void InferenceAgent::Run() {
     }
     // After a failure the first report tells everything and is not parked.
     poked = true;
-    if (!Wait(backoff)) return;
+    if (!WaitToRetry(backoff)) return;
     backoff = std::min(backoff * 2, options_.last_backoff);
   }
 }

@@ -49,6 +49,10 @@ class InferenceAgent {
                     v1::InferenceAgentServiceSynchronizeResponse* response);
   // Waits; false: stop. Returns early when poked.
   bool Wait(absl::Duration duration);
+  // The same after a failed call: also returns early when a lost coordinator is connected again.
+  bool WaitToRetry(absl::Duration duration);
+  // Poked or stopping.
+  bool Disturbed();
 
   const Options options_;
   ModelHost& host_;
