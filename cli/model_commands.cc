@@ -30,6 +30,8 @@ struct DeployFlags {
   std::string path;
   std::optional<int> replicas;
   std::string prompt_style;
+  std::string lora;
+  v1::RopeScalingSpec rope;  // no type: the folder's own
   bool wait = false;
 };
 
@@ -46,6 +48,27 @@ std::string Source(const v1::DeploymentSpec& spec) {
   if (spec.job().has_step())
     return absl::StrCat("job ", spec.job().job(), " step ", spec.job().step());
   return absl::StrCat("job ", spec.job().job(), ", newest checkpoint");
+}
+
+std::string Prompts(const v1::DeploymentSpec& spec) {
+  if (spec.prompt_style() == v1::PROMPT_STYLE_CHAT) return "chat";
+  if (spec.prompt_style() == v1::PROMPT_STYLE_COMPLETION) return "completion";
+  return "as the model says";
+}
+
+// "yarn, factor 8"; the numbers that were left open are the type's defaults.
+std::string RopeScaling(const v1::RopeScalingSpec& rope) {
+  std::string text = rope.type();
+  if (rope.has_factor()) absl::StrAppend(&text, ", factor ", rope.factor());
+  if (rope.has_original_max_position_embeddings()) {
+    absl::StrAppend(&text, ", original context ", rope.original_max_position_embeddings());
+  }
+  if (rope.has_beta_fast()) absl::StrAppend(&text, ", beta_fast ", rope.beta_fast());
+  if (rope.has_beta_slow()) absl::StrAppend(&text, ", beta_slow ", rope.beta_slow());
+  if (rope.has_attention_factor()) {
+    absl::StrAppend(&text, ", attention_factor ", rope.attention_factor());
+  }
+  return text;
 }
 
 std::string Ready(const v1::Deployment& deployment) {
@@ -72,9 +95,8 @@ void PrintDeployments(Session& session,
                {.title = "PATH", .wide_only = true},
                {.title = "REASON", .shrinks = true}});
   for (const v1::Deployment& one : deployments) {
-    const bool chat = one.spec().prompt_style() == v1::PROMPT_STYLE_CHAT;
     table.AddRow({one.spec().name(), StateCell(one.state()), Ready(one), Source(one.spec()),
-                  chat ? "chat" : "completion", one.desired_weights_version(), one.desired_path(),
+                  Prompts(one.spec()), one.desired_weights_version(), one.desired_path(),
                   one.reason()});
   }
   table.Print(session.out(), session.out_terminal(), session.wide());
@@ -96,7 +118,9 @@ void DescribeDeployment(Session& session, const v1::Deployment& one) {
   lines.Add("State", StateCell(one.state()).text);
   lines.Add("Reason", one.reason());
   lines.Add("Source", Source(one.spec()));
-  lines.Add("Prompts", one.spec().prompt_style() == v1::PROMPT_STYLE_CHAT ? "chat" : "completion");
+  lines.Add("Prompts", Prompts(one.spec()));
+  if (!one.spec().lora_path().empty()) lines.Add("LoRA", one.spec().lora_path());
+  if (one.spec().has_rope_scaling()) lines.Add("RoPE", RopeScaling(one.spec().rope_scaling()));
   lines.Add("Weights", one.desired_weights_version());
   lines.Add("Path", one.desired_path());
   lines.Add("Ready", Ready(one));
@@ -115,6 +139,14 @@ void DescribeDeployment(Session& session, const v1::Deployment& one) {
   table.Print(session.out(), session.out_terminal(), session.wide());
 }
 
+// As the inference workers see it, which may run in other folders.
+std::string Absolute(Session& session, const std::string& flag, const std::string& path) {
+  std::error_code error;
+  const std::string absolute = std::filesystem::absolute(path, error).lexically_normal().string();
+  if (absolute != path) session.Note(absl::StrCat(flag, " ", path, " is ", absolute));
+  return absolute;
+}
+
 absl::StatusOr<v1::DeploymentSpec> MakeSpec(Session& session, const DeployFlags& flags) {
   v1::DeploymentSpec spec;
   spec.set_name(flags.name);
@@ -127,15 +159,17 @@ absl::StatusOr<v1::DeploymentSpec> MakeSpec(Session& session, const DeployFlags&
   } else {
     if (flags.step.has_value())
       return InvalidArgument("--step", "goes with --job, not with --path");
-    std::error_code error;
-    const std::string absolute =
-        std::filesystem::absolute(flags.path, error).lexically_normal().string();
-    if (absolute != flags.path) session.Note(absl::StrCat("--path ", flags.path, " is ", absolute));
-    spec.set_path(absolute);
+    spec.set_path(Absolute(session, "--path", flags.path));
   }
   if (flags.replicas.has_value()) spec.set_replicas(*flags.replicas);
   if (flags.prompt_style == "chat") spec.set_prompt_style(v1::PROMPT_STYLE_CHAT);
   if (flags.prompt_style == "completion") spec.set_prompt_style(v1::PROMPT_STYLE_COMPLETION);
+  if (!flags.lora.empty()) spec.set_lora_path(Absolute(session, "--lora", flags.lora));
+  if (!flags.rope.type().empty()) {
+    *spec.mutable_rope_scaling() = flags.rope;
+  } else if (flags.rope.ByteSizeLong() > 0) {
+    return InvalidArgument("--rope-scaling", "is missing: say minimind or yarn with its numbers");
+  }
   return spec;
 }
 
@@ -247,6 +281,33 @@ absl::StatusOr<ExitCode> Delete(Session& session, const std::string& name) {
   return ExitCode::kOk;
 }
 
+void AddRopeFlags(CLI::App& deploy, const std::shared_ptr<DeployFlags>& flags) {
+  deploy
+      .add_option_function<std::string>(
+          "--rope-scaling", [flags](const std::string& type) { flags->rope.set_type(type); },
+          "minimind, yarn or none, instead of what the folder says")
+      ->check(CLI::IsMember({"minimind", "yarn", "none"}));
+  const auto real = [&](const char* name, const char* help,
+                        void (v1::RopeScalingSpec::*set)(double)) {
+    deploy
+        .add_option_function<double>(
+            name, [flags, set](double value) { (flags->rope.*set)(value); }, help)
+        ->type_name("X");
+  };
+  real("--rope-factor", "How far the context is stretched (default: minimind 4, yarn 16)",
+       &v1::RopeScalingSpec::set_factor);
+  deploy
+      .add_option_function<int64_t>(
+          "--rope-original-max",
+          [flags](int64_t n) { flags->rope.set_original_max_position_embeddings(n); },
+          "The context that the model was trained on (default 2048)")
+      ->type_name("N");
+  real("--rope-beta-fast", "Default: minimind 4, yarn 32", &v1::RopeScalingSpec::set_beta_fast);
+  real("--rope-beta-slow", "Default 1", &v1::RopeScalingSpec::set_beta_slow);
+  real("--rope-attention-factor", "yarn: of cos and sin (default 1)",
+       &v1::RopeScalingSpec::set_attention_factor);
+}
+
 }  // namespace
 
 void AddModelCommands(Registry& registry) {
@@ -262,8 +323,15 @@ void AddModelCommands(Registry& registry) {
       ->type_name("DIR");
   deploy->add_option("--replicas", flags->replicas, "Inference workers that serve it (default 1)")
       ->type_name("N");
-  deploy->add_option("--prompt-style", flags->prompt_style, "completion (default) or chat")
+  deploy
+      ->add_option("--prompt-style", flags->prompt_style,
+                   "completion or chat (default: as the model says)")
       ->check(CLI::IsMember({"completion", "chat"}));
+  deploy
+      ->add_option("--lora", flags->lora,
+                   "A LoRA file (.pth or .safetensors) that is merged into the weights")
+      ->type_name("FILE");
+  AddRopeFlags(*deploy, flags);
   deploy->add_flag("--wait", flags->wait, "Wait until it is served");
   AddCommand(registry, *group, "list", "List models", List);
   const auto name = std::make_shared<std::string>();

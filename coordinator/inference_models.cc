@@ -3,6 +3,7 @@
 #include <optional>
 #include <utility>
 
+#include "coordinator/rpc/convert.h"
 #include "coordinator/scheduler/deployments.h"
 
 namespace mindforge {
@@ -20,6 +21,7 @@ DesiredModelState DesiredOf(const sched::State& state, const WorkerId& id) {
     model.set_path(order->weights.path);
     model.set_weights_version(order->weights.version);
     model.set_prompt_style(static_cast<v1::PromptStyle>(order->deployment->prompt_style));
+    FillLoadOptions(order->deployment->load_options, &model);
   }
   return desired;
 }

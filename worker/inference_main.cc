@@ -55,6 +55,21 @@ void AddFlags(CLI::App& app, Flags& flags) {
                  "host that the coordinator reaches this one by (default: listen's)");
   app.add_option("--device", *given.mutable_device(), "cpu or cuda:0 (default cpu)");
   app.add_option("--model", *given.mutable_model(), "folder to serve with no coordinator");
+  app.add_option("--lora", *given.mutable_lora(),
+                 "with --model: LoRA file (.pth or .safetensors) merged into the weights");
+  app.add_option_function<std::string>(
+         "--rope-scaling",
+         [&given](const std::string& type) { given.mutable_rope_scaling()->set_type(type); },
+         "with --model: minimind, yarn or none, instead of what config.json says")
+      ->check(CLI::IsMember({"minimind", "yarn", "none"}));
+  app.add_option_function<std::string>(
+         "--prompt-style",
+         [&given](const std::string& style) {
+           given.set_prompt_style(style == "chat" ? v1::PROMPT_STYLE_CHAT
+                                                  : v1::PROMPT_STYLE_COMPLETION);
+         },
+         "with --model: completion or chat (default: as the folder says)")
+      ->check(CLI::IsMember({"completion", "chat"}));
   app.add_option("--metrics", *given.mutable_metrics(),
                  "HOST:PORT of /metrics (default 127.0.0.1:9466)");
   app.add_option("--data-dir", *given.mutable_data_dir(),

@@ -167,6 +167,13 @@ void FillWorker(const sched::State& state, const sched::Worker& worker, v1::Work
   }
 }
 
+std::string LoadOptionsOf(const v1::DeploymentSpec& spec) {
+  v1::DeploymentSpec options;
+  options.set_lora_path(spec.lora_path());
+  if (spec.has_rope_scaling()) *options.mutable_rope_scaling() = spec.rope_scaling();
+  return options.SerializeAsString();
+}
+
 void FillDeployment(const sched::State& state, const sched::Deployment& deployment,
                     v1::Deployment* out) {
   v1::DeploymentSpec* spec = out->mutable_spec();
@@ -181,6 +188,7 @@ void FillDeployment(const sched::State& state, const sched::Deployment& deployme
   }
   spec->set_replicas(deployment.replicas);
   spec->set_prompt_style(static_cast<v1::PromptStyle>(deployment.prompt_style));
+  FillLoadOptions(deployment.load_options, spec);
   const sched::DeploymentStatus status = sched::Describe(state, deployment);
   out->set_state(static_cast<v1::DeploymentState>(status.state));
   out->set_reason(status.reason);

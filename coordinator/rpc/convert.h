@@ -5,6 +5,7 @@
 
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
+#include "common/check.h"
 #include "coordinator/scheduler/event.h"
 #include "coordinator/scheduler/state.h"
 #include "google/protobuf/duration.pb.h"
@@ -27,6 +28,18 @@ void FillJob(const sched::State& state, const sched::Job& job, v1::Job* out);
 void FillEvents(const sched::Job& job, v1::GetJobResponse* out);
 void FillCheckpoint(const sched::Checkpoint& checkpoint, v1::Checkpoint* out);
 void FillWorker(const sched::State& state, const sched::Worker& worker, v1::Worker* out);
+// What a deployment's weights are loaded with, opaque to the scheduler; empty: nothing.
+std::string LoadOptionsOf(const v1::DeploymentSpec& spec);
+// Sets the fields of those options in `out`, a DeploymentSpec or a DesiredModel.
+template <typename Message>
+void FillLoadOptions(const std::string& options, Message* out) {
+  v1::DeploymentSpec spec;
+  // Written by LoadOptionsOf.
+  MF_CHECK(spec.ParseFromString(options)) << "a deployment's load options cannot be read";
+  out->set_lora_path(spec.lora_path());
+  if (spec.has_rope_scaling()) *out->mutable_rope_scaling() = spec.rope_scaling();
+}
+
 void FillDeployment(const sched::State& state, const sched::Deployment& deployment,
                     v1::Deployment* out);
 

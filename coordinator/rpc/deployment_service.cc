@@ -1,5 +1,6 @@
 #include "coordinator/rpc/deployment_service.h"
 
+#include <cmath>
 #include <string>
 #include <utility>
 #include <vector>
@@ -16,6 +17,34 @@ namespace {
 constexpr int kMaxReplicas = 1024;
 constexpr size_t kMaxPathBytes = 4096;
 
+void CheckRopeScaling(const v1::RopeScalingSpec& rope, std::vector<FieldViolation>& problems) {
+  const std::string field = "deployment.rope_scaling.";
+  const bool none = rope.type() == "none";
+  if (!none && rope.type() != "minimind" && rope.type() != "yarn") {
+    problems.push_back({field + "type", absl::StrCat("is '", rope.type().substr(0, 100),
+                                                     "', must be minimind, yarn or none")});
+  }
+  const auto at_least = [&](const char* name, bool has, double value, double low, bool above) {
+    if (!has) return;
+    if (none) {
+      problems.push_back({field + name, "goes with minimind or yarn, not with none"});
+    } else if (!std::isfinite(value) || value < low || (above && value == low)) {
+      problems.push_back({field + name, absl::StrCat("is ", value, ", must be ",
+                                                     above ? "more than " : "at least ", low)});
+    }
+  };
+  at_least("factor", rope.has_factor(), rope.factor(), 1, false);
+  at_least("original_max_position_embeddings", rope.has_original_max_position_embeddings(),
+           static_cast<double>(rope.original_max_position_embeddings()), 1, false);
+  at_least("beta_fast", rope.has_beta_fast(), rope.beta_fast(), 0, true);
+  at_least("beta_slow", rope.has_beta_slow(), rope.beta_slow(), 0, true);
+  at_least("attention_factor", rope.has_attention_factor(), rope.attention_factor(), 0, true);
+}
+
+bool IsAbsolutePath(const std::string& path) {
+  return !path.empty() && path[0] == '/' && path.size() <= kMaxPathBytes;
+}
+
 std::vector<FieldViolation> Check(const v1::DeploymentSpec& spec) {
   std::vector<FieldViolation> problems;
   if (std::string problem = CheckName(spec.name()); !problem.empty()) {
@@ -31,11 +60,18 @@ std::vector<FieldViolation> Check(const v1::DeploymentSpec& spec) {
     }
   } else if (!spec.has_path()) {
     problems.push_back({"deployment.source", "is missing: give a job or a path"});
-  } else if (spec.path().empty() || spec.path()[0] != '/' || spec.path().size() > kMaxPathBytes) {
+  } else if (!IsAbsolutePath(spec.path())) {
     problems.push_back(
         {"deployment.path", absl::StrCat("is '", spec.path().substr(0, 100),
                                          "', must be the absolute path of a model folder")});
   }
+  if (!spec.lora_path().empty() && !IsAbsolutePath(spec.lora_path())) {
+    problems.push_back(
+        {"deployment.lora_path",
+         absl::StrCat("is '", spec.lora_path().substr(0, 100),
+                      "', must be the absolute path of a LoRA file (.pth or .safetensors)")});
+  }
+  if (spec.has_rope_scaling()) CheckRopeScaling(spec.rope_scaling(), problems);
   if (spec.has_replicas() && (spec.replicas() < 1 || spec.replicas() > kMaxReplicas)) {
     problems.push_back({"deployment.replicas", absl::StrCat("is ", spec.replicas(),
                                                             ", must be from 1 to ", kMaxReplicas)});
@@ -62,6 +98,7 @@ absl::StatusOr<sched::Event> DeployOf(const v1::DeployModelRequest& request) {
   deployment.path = spec.path();
   deployment.replicas = spec.has_replicas() ? spec.replicas() : 1;
   deployment.prompt_style = spec.prompt_style();
+  deployment.load_options = LoadOptionsOf(spec);
   return sched::DeployModel{std::move(deployment), *std::move(id)};
 }
 

@@ -11,6 +11,9 @@
 namespace mindforge::sched {
 namespace {
 
+// Between a checkpoint's weights version and what makes adapted ones another.
+constexpr char kAdapted = '+';
+
 std::string BaseName(const std::string& path) {
   const size_t end = path.find_last_not_of('/');
   const size_t slash = path.find_last_of('/', end);
@@ -196,17 +199,28 @@ DesiredWeights WeightsOf(const State& state, const Deployment& deployment) {
                                      ? FindCheckpoint(state, deployment.job, *deployment.step)
                                      : NewestCheckpoint(state, deployment.job);
   if (checkpoint == nullptr || checkpoint->state != CheckpointState::kCommitted) return {};
-  return {checkpoint->path, WeightsVersion(*checkpoint)};
+  std::string version = WeightsVersion(*checkpoint);
+  // Each deploy of adapted weights names its own: the adapter's file may have changed.
+  if (!deployment.load_options.empty()) {
+    absl::StrAppend(&version, std::string(1, kAdapted),
+                    absl::Hex(absl::ToUnixMicros(deployment.created_at)));
+  }
+  return {checkpoint->path, std::move(version)};
 }
 
 std::set<std::string> ServedVersions(const State& state) {
   std::set<std::string> served;
+  // Adapted weights are loaded from the folder of those they are made of.
+  const auto add = [&served](const std::string& version) {
+    served.insert(version);
+    served.insert(version.substr(0, version.rfind(kAdapted)));
+  };
   for (const auto& [id, node] : state.inference) {
-    served.insert(node.weights_version);
-    served.insert(node.told_version);
+    add(node.weights_version);
+    add(node.told_version);
   }
   for (const auto& [name, deployment] : state.deployments) {
-    served.insert(WeightsOf(state, deployment).version);
+    add(WeightsOf(state, deployment).version);
   }
   served.erase("");
   return served;

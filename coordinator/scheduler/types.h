@@ -292,6 +292,9 @@ struct Deployment {
   std::string path;
   int replicas = 1;
   int prompt_style = 0;  // opaque: PromptStyle
+  // Opaque: what the weights are loaded with, an adapter's file or another RoPE scaling. Empty:
+  // nothing. Weights loaded with something are another version.
+  std::string load_options;
   absl::Time created_at = absl::InfinitePast();
 };
 

@@ -184,7 +184,8 @@ absl::Status LoadRest(Database& database, Snapshot& snapshot) {
   }
   RETURN_IF_ERROR(orders.status());
   Statement& rows = database.Prepared(
-      "SELECT name, job, step, path, replicas, prompt_style, created_at FROM deployments");
+      "SELECT name, job, step, path, replicas, prompt_style, created_at, load_options"
+      " FROM deployments");
   rows.Bind();
   while (rows.Next()) {
     sched::Deployment d;
@@ -195,6 +196,7 @@ absl::Status LoadRest(Database& database, Snapshot& snapshot) {
     d.replicas = static_cast<int>(rows.Int(4));
     d.prompt_style = static_cast<int>(rows.Int(5));
     d.created_at = TimeFromRow(rows.Int(6));
+    d.load_options = rows.Text(7);
     snapshot.deployments.push_back(std::move(d));
   }
   RETURN_IF_ERROR(rows.status());

@@ -71,6 +71,9 @@ CREATE INDEX validated_steps ON progress (job, step) WHERE validation_loss IS NO
 ALTER TABLE checkpoints ADD COLUMN validation_loss REAL;
 ALTER TABLE jobs ADD COLUMN skipped_lines INTEGER NOT NULL DEFAULT 0;
 )sql",
+    R"sql(
+ALTER TABLE deployments ADD COLUMN load_options BLOB NOT NULL DEFAULT x'';
+)sql",
 };
 
 }  // namespace

@@ -128,9 +128,9 @@ absl::Status WriteCheckpoints(Database& database, const Changes& changes) {
 absl::Status WriteDeployments(Database& database, const Changes& changes) {
   for (const sched::Deployment& d : changes.deployments) {
     // A step of -1 stands for none: no optimizer step has that number.
-    RETURN_IF_ERROR(database.Prepared("INSERT OR REPLACE INTO deployments VALUES (?,?,?,?,?,?,?)")
+    RETURN_IF_ERROR(database.Prepared("INSERT OR REPLACE INTO deployments VALUES (?,?,?,?,?,?,?,?)")
                         .Bind(d.name, d.job.value(), d.step.value_or(-1), d.path, d.replicas,
-                              d.prompt_style, TimeToRow(d.created_at))
+                              d.prompt_style, TimeToRow(d.created_at), d.load_options)
                         .Run());
   }
   for (const std::string& name : changes.deleted_deployments) {

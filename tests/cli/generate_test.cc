@@ -14,11 +14,23 @@ using ::testing::IsEmpty;
 using ::testing::StartsWith;
 
 TEST_F(ProgramTest, DeploySendsWhatWasSaid) {
-  EXPECT_EQ(Mindforge({"model", "deploy", "poet", "--job", "tang", "--step", "5", "--replicas", "2",
-                       "--prompt-style", "chat"})
+  EXPECT_EQ(Mindforge({"model",      "deploy",
+                       "poet",       "--job",
+                       "tang",       "--step",
+                       "5",          "--replicas",
+                       "2",          "--prompt-style",
+                       "chat",       "--lora",
+                       "polite.pth", "--rope-scaling",
+                       "yarn",       "--rope-factor",
+                       "8",          "--rope-original-max",
+                       "512",        "--rope-beta-fast",
+                       "31",         "--rope-beta-slow",
+                       "2",          "--rope-attention-factor",
+                       "1.5"})
                 .exit,
             0);
   EXPECT_EQ(Mindforge({"model", "deploy", "poet", "--path", "folder"}).exit, 0);
+  EXPECT_EQ(Mindforge({"model", "deploy", "poet", "--job", "tang", "--rope-factor", "8"}).exit, 2);
   EXPECT_EQ(Mindforge({"model", "delete", "none"}).exit, 3);
   MutexLock lock(fake_.state.mutex);
   ASSERT_EQ(fake_.state.deployed.size(), 2u);
@@ -27,7 +39,15 @@ TEST_F(ProgramTest, DeploySendsWhatWasSaid) {
   EXPECT_EQ(spec.job().step(), 5);
   EXPECT_EQ(spec.replicas(), 2);
   EXPECT_EQ(spec.prompt_style(), v1::PROMPT_STYLE_CHAT);
+  EXPECT_EQ(spec.lora_path(), (folder_ / "polite.pth").string());
+  EXPECT_EQ(spec.rope_scaling().type(), "yarn");
+  EXPECT_EQ(spec.rope_scaling().factor(), 8);
+  EXPECT_EQ(spec.rope_scaling().original_max_position_embeddings(), 512);
+  EXPECT_EQ(spec.rope_scaling().beta_fast(), 31);
+  EXPECT_EQ(spec.rope_scaling().beta_slow(), 2);
+  EXPECT_EQ(spec.rope_scaling().attention_factor(), 1.5);
   EXPECT_EQ(fake_.state.deployed[1].deployment().path(), (folder_ / "folder").string());
+  EXPECT_FALSE(fake_.state.deployed[1].deployment().has_rope_scaling());
 }
 
 TEST_F(ProgramTest, GenerateStreamsTextAndSendsTheFlags) {

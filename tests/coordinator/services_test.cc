@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <limits>
+#include <set>
 #include <thread>
 
 #include "absl/strings/str_cat.h"
@@ -12,6 +13,7 @@ namespace mindforge {
 namespace {
 
 using ::testing::Contains;
+using ::testing::ElementsAre;
 using ::testing::Field;
 using ::testing::HasSubstr;
 
@@ -342,6 +344,9 @@ TEST_F(ServicesTest, ADeploymentReachesAnInferenceWorker) {
   v1::DeployModelRequest deploy;
   deploy.mutable_deployment()->set_name("chat");
   deploy.mutable_deployment()->set_path("/model");
+  deploy.mutable_deployment()->set_lora_path("/polite.pth");
+  deploy.mutable_deployment()->mutable_rope_scaling()->set_type("yarn");
+  deploy.mutable_deployment()->mutable_rope_scaling()->set_factor(8);
   deploy.set_request_id("d");
   v1::DeployModelResponse deployed;
   const absl::Status done =
@@ -351,13 +356,22 @@ TEST_F(ServicesTest, ADeploymentReachesAnInferenceWorker) {
   ASSERT_TRUE(status.ok()) << status;
   EXPECT_EQ(desired.model().deployment(), "chat");
   EXPECT_EQ(desired.model().path(), "/model");
+  EXPECT_EQ(desired.model().lora_path(), "/polite.pth");
+  EXPECT_EQ(desired.model().rope_scaling().type(), "yarn");
+  EXPECT_EQ(desired.model().rope_scaling().factor(), 8);
+  EXPECT_EQ(deployed.deployment().spec().lora_path(), "/polite.pth");
+  EXPECT_EQ(deployed.deployment().spec().rope_scaling().factor(), 8);
   EXPECT_EQ(deployed.deployment().state(), v1::DEPLOYMENT_STATE_LOADING);
   deploy.mutable_deployment()->set_name("Bad");
   deploy.mutable_deployment()->clear_source();
-  EXPECT_EQ(GetViolations(
-                Call(*deployments_, &v1::DeploymentService::Stub::DeployModel, deploy, &deployed))
-                .size(),
-            2u);
+  deploy.mutable_deployment()->set_lora_path("polite.pth");
+  deploy.mutable_deployment()->mutable_rope_scaling()->set_type("none");
+  const absl::Status bad =
+      Call(*deployments_, &v1::DeploymentService::Stub::DeployModel, deploy, &deployed);
+  std::set<std::string> fields;
+  for (const FieldViolation& problem : GetViolations(bad)) fields.insert(problem.field);
+  EXPECT_THAT(fields, ElementsAre("deployment.lora_path", "deployment.name",
+                                  "deployment.rope_scaling.factor", "deployment.source"));
 }
 
 TEST_F(ServicesTest, ADrainAnswersWhoWaitsAndKeepsWhatWasPromised) {

@@ -26,12 +26,14 @@ class CheckpointTest : public ::testing::Test {
     return DesiredFor(world_.state, world_.state.workers.at(WorkerId(worker + "-id")), world_.now)
         .delete_paths;
   }
-  Outcome Deploy(const std::string& name, std::optional<int64_t> step = std::nullopt) {
+  Outcome Deploy(const std::string& name, std::optional<int64_t> step = std::nullopt,
+                 const std::string& load_options = "") {
     Deployment deployment;
+    deployment.load_options = load_options;
     deployment.name = name;
     deployment.job = JobId("job");
     deployment.step = step;
-    return world_.Do(DeployModel{deployment, {"deploy " + name, "d"}});
+    return world_.Do(DeployModel{deployment, {"deploy " + name + load_options, "d"}});
   }
   void Infer(const std::string& name, const std::string& deployment = "",
              const std::string& version = "") {
@@ -174,6 +176,34 @@ TEST_F(CheckpointTest, AServedFolderOutlivesRetention) {
   EXPECT_THAT(Deletions("w1"), Not(testing::Contains(HasSubstr("step-10."))));
   EXPECT_THAT(Deletions("w1"), ElementsAre(HasSubstr("step-20.")));
   Infer("i1", "chat", "step-50.g1-digest50");
+  EXPECT_THAT(Deletions("w1"), ElementsAre(HasSubstr("step-10."), HasSubstr("step-20.")));
+}
+
+TEST_F(CheckpointTest, AdaptedWeightsAreAnotherVersionOfTheSameFolder) {
+  const auto order = [&] { return *ModelFor(world_.state, WorkerId("i1")); };
+  Infer("i1");
+  Deploy("chat");
+  world_.Advance(absl::Seconds(20));  // past the time in which inference workers come back
+  world_.Call("w1");
+  world_.Call("w2");
+  world_.Checkpointed("w1", job_, 10);
+  const DesiredWeights plain = order().weights;
+  const int64_t told = world_.state.inference.at(WorkerId("i1")).desired_version;
+  Deploy("chat", std::nullopt, "an adapter");
+  EXPECT_EQ(order().deployment->load_options, "an adapter");
+  EXPECT_EQ(order().weights.path, plain.path);
+  const std::string adapted = order().weights.version;
+  EXPECT_THAT(adapted, testing::StartsWith(plain.version + "+"));
+  EXPECT_GT(world_.state.inference.at(WorkerId("i1")).desired_version, told);
+  world_.Advance(absl::Seconds(1));
+  Deploy("chat", std::nullopt, "an adapter that was trained on");
+  EXPECT_NE(order().weights.version, adapted);
+
+  // The folder that they are made of outlives retention as long as they are served.
+  Infer("i1", "chat", order().weights.version);
+  for (const int64_t step : {20, 30, 40, 50}) world_.Checkpointed("w1", job_, step);
+  EXPECT_THAT(Deletions("w1"), ElementsAre(HasSubstr("step-20.")));
+  Infer("i1", "chat", order().weights.version);
   EXPECT_THAT(Deletions("w1"), ElementsAre(HasSubstr("step-10."), HasSubstr("step-20.")));
 }
 

@@ -169,6 +169,7 @@ TEST_P(StoreContract, GivesTheRestBackAsItWas) {
   by_step.step = 0;
   by_path.name = "b";
   by_path.path = "/model";
+  by_path.load_options = std::string("\0opaque", 7);
   changes.deployments = {by_step, by_path};
   changes.delete_orders = {{"/old", JobId("abc"), WorkerId("w")}};
   changes.requests = {{"r", "d", JobId("abc"), 5}};
@@ -184,6 +185,8 @@ TEST_P(StoreContract, GivesTheRestBackAsItWas) {
   ASSERT_EQ(snapshot.deployments.size(), 2u);
   EXPECT_EQ(snapshot.deployments[0].step, 0);
   EXPECT_EQ(snapshot.deployments[1].step, std::nullopt);
+  EXPECT_EQ(snapshot.deployments[0].load_options, "");
+  EXPECT_EQ(snapshot.deployments[1].load_options, by_path.load_options);
   ASSERT_EQ(snapshot.delete_orders.size(), 1u);
   EXPECT_EQ(snapshot.delete_orders[0].worker, WorkerId("w"));
   ASSERT_EQ(snapshot.requests.size(), 1u);

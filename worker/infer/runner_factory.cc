@@ -54,12 +54,18 @@ absl::StatusOr<int64_t> KvBytes(const RunnerOptions& options) {
                             Context(options, folder.config));
 }
 
-absl::StatusOr<std::unique_ptr<ModelRunner>> MakeModelRunner(const RunnerOptions& asked) {
+absl::StatusOr<std::unique_ptr<ModelRunner>> MakeModelRunner(const RunnerOptions& options) {
+  RETURN_IF_ERROR(CheckOptions(options));
+  ASSIGN_OR_RETURN(const ModelFolder folder, OpenModelFolder(options.model_folder));
+  return MakeModelRunner(folder, options);
+}
+
+absl::StatusOr<std::unique_ptr<ModelRunner>> MakeModelRunner(const ModelFolder& folder,
+                                                             const RunnerOptions& asked) {
   RETURN_IF_ERROR(CheckOptions(asked));
   RunnerOptions options = asked;
   // A step has room for every slot's decode and some prefill.
   options.max_batch_tokens = std::max(asked.max_batch_tokens, asked.slots + 64);
-  ASSIGN_OR_RETURN(const ModelFolder folder, OpenModelFolder(options.model_folder));
   if (options.device == "cpu") return MakeCpuRunner(folder, options);
   if (!absl::StartsWith(options.device, "cuda")) {
     return absl::InvalidArgumentError(

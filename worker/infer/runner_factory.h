@@ -6,6 +6,7 @@
 #include <string>
 
 #include "absl/status/statusor.h"
+#include "worker/formats/hf_folder.h"
 #include "worker/infer/model_runner.h"
 
 namespace mindforge {
@@ -26,8 +27,11 @@ struct RunnerOptions {
 absl::StatusOr<int64_t> KvBytes(const RunnerOptions& options);
 
 // Loads the weights and allocates the slots.
-// NOT_FOUND, INVALID_ARGUMENT, DATA_LOSS: the folder is missing, wrong or damaged. UNIMPLEMENTED: a
-// mixture of experts, or cuda in a CPU build. RESOURCE_EXHAUSTED: the memory does not suffice.
+// NOT_FOUND, INVALID_ARGUMENT, DATA_LOSS: the folder is missing, wrong or damaged. UNIMPLEMENTED:
+// cuda in a CPU build. RESOURCE_EXHAUSTED: the memory does not suffice.
 absl::StatusOr<std::unique_ptr<ModelRunner>> MakeModelRunner(const RunnerOptions& options);
+// The same of a folder that is open; `options.model_folder` is not looked at.
+absl::StatusOr<std::unique_ptr<ModelRunner>> MakeModelRunner(const ModelFolder& folder,
+                                                             const RunnerOptions& options);
 
 }  // namespace mindforge

@@ -67,6 +67,16 @@ absl::StatusOr<InferenceOptions> ReadInferenceOptions(const v1::InferenceConfig&
   if (!options.coordinator.empty()) {
     CheckAddress("coordinator (--coordinator)", options.coordinator, &check);
   }
+  options.lora = config.lora();
+  if (config.has_rope_scaling()) options.rope_scaling = config.rope_scaling();
+  options.prompt_style = config.prompt_style();
+  const auto with_model = [&](bool given, const char* field, const char* flag) {
+    check.Require(!given || !options.model.empty(), absl::StrCat(field, " (--", flag, ")"),
+                  "goes with model (--model); with a coordinator each deployment says its own");
+  };
+  with_model(!options.lora.empty(), "lora", "lora");
+  with_model(config.has_rope_scaling(), "rope_scaling", "rope-scaling");
+  with_model(options.prompt_style != v1::PROMPT_STYLE_UNSPECIFIED, "prompt_style", "prompt-style");
   options.server.listen = Or(config.listen(), "127.0.0.1:7071");
   CheckAddress("listen (--listen)", options.server.listen, &check);
   options.metrics = Or(config.metrics(), "127.0.0.1:9466");

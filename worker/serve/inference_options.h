@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 
 #include "absl/status/statusor.h"
@@ -15,6 +16,10 @@ namespace mindforge {
 struct InferenceOptions {
   std::string coordinator;  // empty: none, `model` is served
   std::string model;
+  // How `model` is loaded and prompted.
+  std::string lora;
+  std::optional<v1::RopeScalingSpec> rope_scaling;
+  v1::PromptStyle prompt_style = v1::PROMPT_STYLE_UNSPECIFIED;
   std::string metrics;
   std::string advertise;  // host; empty: the one listened on
   std::string name;

@@ -16,11 +16,29 @@ constexpr char kService[] = "mindforge.v1.InferenceService";
 // Finished streams leave through the socket after the last token.
 constexpr absl::Duration kFlushTime = absl::Seconds(5);
 
+// A coordinator that starts again is found within a second.
+constexpr absl::Duration kReconnectBackoff = absl::Milliseconds(500);
+
 // A folder's name, fit for a model's name.
 std::string NameOf(const std::string& folder) {
   std::filesystem::path path = std::filesystem::path(folder).lexically_normal();
   if (!path.has_filename()) path = path.parent_path();
   return path.has_filename() ? path.filename().string() : "model";
+}
+
+// What `--model` and the options beside it ask for.
+v1::DesiredModel OwnModel(const InferenceOptions& options) {
+  v1::DesiredModel desired;
+  desired.set_deployment(NameOf(options.model));
+  desired.set_path(options.model);
+  std::string version = NameOf(options.model);
+  if (!options.lora.empty()) absl::StrAppend(&version, "+", NameOf(options.lora));
+  if (options.rope_scaling) absl::StrAppend(&version, "+rope-", options.rope_scaling->type());
+  desired.set_weights_version(version);
+  desired.set_prompt_style(options.prompt_style);
+  desired.set_lora_path(options.lora);
+  if (options.rope_scaling) *desired.mutable_rope_scaling() = *options.rope_scaling;
+  return desired;
 }
 
 }  // namespace
@@ -32,11 +50,7 @@ absl::StatusOr<std::unique_ptr<InferenceServer>> InferenceServer::Start(
   if (!options.coordinator.empty()) {
     RETURN_IF_ERROR(server->StartAgent());
   } else {
-    v1::DesiredModel desired;
-    desired.set_deployment(NameOf(options.model));
-    desired.set_path(options.model);
-    desired.set_weights_version(NameOf(options.model));
-    server->host_->SetDesired(std::move(desired));
+    server->host_->SetDesired(OwnModel(options));
   }
   return server;
 }
@@ -81,7 +95,9 @@ absl::Status InferenceServer::Listen() {
 
 absl::Status InferenceServer::StartAgent() {
   InferenceAgent::Options agent;
-  ASSIGN_OR_RETURN(agent.channel, MakeChannel(options_.coordinator, options_.client));
+  GrpcClientOptions client = options_.client;
+  client.max_reconnect_backoff = kReconnectBackoff;
+  ASSIGN_OR_RETURN(agent.channel, MakeChannel(options_.coordinator, client));
   agent.coordinator = options_.coordinator;
   agent.worker_id = worker_id_;
   agent.name = options_.name;

@@ -76,6 +76,9 @@ void Describe(const ServedModel& model, v1::GetModelInfoResponse* response) {
   response->set_vocab_size(static_cast<int32_t>(model.vocab_size));
   response->set_dtype(model.dtype);
   response->set_device(model.device);
+  response->set_prompt_style(model.prompt_style);
+  if (model.rope_scaling.type() != "none") *response->mutable_rope_scaling() = model.rope_scaling;
+  response->set_lora_path(model.lora_path);
 }
 
 }  // namespace

@@ -125,14 +125,9 @@ absl::Status ModelHost::Apply(const std::optional<v1::DesiredModel>& desired) {
     SetServing({});
     return absl::OkStatus();
   }
-  if (current.model != nullptr && current.model->path == desired->path() &&
-      current.model->weights_version == desired->weights_version()) {
-    // The same weights under another name or prompt style.
+  if (current.model != nullptr && HasWeights(*current.model, *desired)) {
     auto renamed = std::make_shared<ServedModel>(*current.model);
-    renamed->deployment = desired->deployment();
-    if (desired->prompt_style() != v1::PROMPT_STYLE_UNSPECIFIED) {
-      renamed->prompt_style = desired->prompt_style();
-    }
+    Rename(*desired, renamed.get());
     SetServing({std::move(renamed), current.engine});
     return absl::OkStatus();
   }

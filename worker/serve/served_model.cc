@@ -9,6 +9,7 @@
 #include "common/status_macros.h"
 #include "worker/formats/checkpoint.h"
 #include "worker/formats/hf_folder.h"
+#include "worker/serve/model_adaptation.h"
 
 namespace mindforge {
 namespace {
@@ -50,6 +51,19 @@ absl::StatusOr<std::shared_ptr<const Tokenizer>> LoadTokenizer(const ModelFolder
   return std::shared_ptr<const Tokenizer>(std::move(tokenizer));
 }
 
+v1::PromptStyle OwnPromptStyle(const ModelFolder& folder, bool is_checkpoint,
+                               const ServedModel& model) {
+  if (folder.prompt_style == kChatStyle) return v1::PROMPT_STYLE_CHAT;
+  // Jobs pretrain: a checkpoint that does not say continues text.
+  if (folder.prompt_style == kCompletionStyle || is_checkpoint) return v1::PROMPT_STYLE_COMPLETION;
+  return model.chat_template.ok() ? v1::PROMPT_STYLE_CHAT : v1::PROMPT_STYLE_COMPLETION;
+}
+
+bool IsCheckpoint(const std::string& path) {
+  std::error_code ignored;
+  return std::filesystem::exists(std::filesystem::path(path) / "MANIFEST.json", ignored);
+}
+
 }  // namespace
 
 absl::StatusOr<LoadedModel> LoadModelFolder(const v1::DesiredModel& desired, RunnerOptions runner) {
@@ -58,19 +72,21 @@ absl::StatusOr<LoadedModel> LoadModelFolder(const v1::DesiredModel& desired, Run
     MF_LOG(WARNING) << desired.deployment() << ": " << warning;
   }
   // After opening, whose errors say more of a folder that was put together wrongly.
-  std::error_code ignored;
-  if (std::filesystem::exists(std::filesystem::path(desired.path()) / "MANIFEST.json", ignored)) {
+  const bool is_checkpoint = IsCheckpoint(desired.path());
+  if (is_checkpoint) {
     RETURN_IF_ERROR(VerifyCheckpoint(desired.path())) << "checking " << desired.path();
   }
+  RETURN_IF_ERROR(AdaptModel(desired, &folder)) << "adapting " << desired.path();
   auto model = std::make_shared<ServedModel>();
-  model->deployment = desired.deployment();
   model->path = desired.path();
   model->weights_version = desired.weights_version();
-  if (desired.prompt_style() != v1::PROMPT_STYLE_UNSPECIFIED) {
-    model->prompt_style = desired.prompt_style();
-  }
+  model->lora_path = desired.lora_path();
+  model->asked_rope_scaling = desired.rope_scaling();
+  model->rope_scaling = DescribeRopeScaling(folder.config);
   ASSIGN_OR_RETURN(model->tokenizer, LoadTokenizer(folder));
   model->chat_template = ChatTemplate::Recognise(model->tokenizer->chat_template());
+  model->own_prompt_style = OwnPromptStyle(folder, is_checkpoint, *model);
+  Rename(desired, model.get());
   model->defaults = Defaults(folder.generation);
   model->bos_id =
       model->tokenizer->bos_id().value_or(static_cast<int32_t>(folder.config.bos_token_id));
@@ -80,14 +96,26 @@ absl::StatusOr<LoadedModel> LoadModelFolder(const v1::DesiredModel& desired, Run
   model->parameter_count = folder.config.ParameterCount();
   model->dtype = runner.dtype == RunnerDtype::kBfloat16 ? "bfloat16" : "float32";
   model->device = runner.device;
-  runner.model_folder = desired.path();
   LoadedModel loaded;
-  ASSIGN_OR_RETURN(loaded.runner, MakeModelRunner(runner));
+  ASSIGN_OR_RETURN(loaded.runner, MakeModelRunner(folder, runner));
   model->numerics_id = loaded.runner->numerics_id();
   model->vocab_size = loaded.runner->vocab_size();
   model->max_context = loaded.runner->max_context();
   loaded.model = std::move(model);
   return loaded;
+}
+
+bool HasWeights(const ServedModel& model, const v1::DesiredModel& desired) {
+  return model.path == desired.path() && model.weights_version == desired.weights_version() &&
+         model.lora_path == desired.lora_path() &&
+         model.asked_rope_scaling.SerializeAsString() == desired.rope_scaling().SerializeAsString();
+}
+
+void Rename(const v1::DesiredModel& desired, ServedModel* model) {
+  model->deployment = desired.deployment();
+  model->prompt_style = desired.prompt_style() == v1::PROMPT_STYLE_UNSPECIFIED
+                            ? model->own_prompt_style
+                            : desired.prompt_style();
 }
 
 }  // namespace mindforge

@@ -32,6 +32,11 @@ struct ServedModel {
   std::string path;
   std::string weights_version;
   v1::PromptStyle prompt_style = v1::PROMPT_STYLE_COMPLETION;
+  // What holds where the deployment does not say.
+  v1::PromptStyle own_prompt_style = v1::PROMPT_STYLE_COMPLETION;
+  std::string lora_path;                   // merged into the weights; empty: none
+  v1::RopeScalingSpec asked_rope_scaling;  // no type: the folder's own
+  v1::RopeScalingSpec rope_scaling;        // in force
   std::shared_ptr<const Tokenizer> tokenizer;
   absl::StatusOr<ChatTemplate> chat_template = absl::UnknownError("not loaded");
   SamplingDefaults defaults;
@@ -53,8 +58,16 @@ struct LoadedModel {
   std::unique_ptr<ModelRunner> runner;
 };
 
-// Loads the folder that `desired` names; `runner` gives everything but the folder. A checkpoint
-// folder (one with a manifest) is verified first. Errors say which file is wrong and what to do.
+// Loads the folder that `desired` names, adapted as it says; `runner` gives everything but the
+// folder. A checkpoint folder (one with a manifest) is verified first. A prompt style that
+// `desired` leaves open is the folder's; where that says nothing, completion for a checkpoint, else
+// chat if there is a chat template that can be rendered. Errors say which file is wrong and what to
+// do.
 absl::StatusOr<LoadedModel> LoadModelFolder(const v1::DesiredModel& desired, RunnerOptions runner);
+
+// Whether `model` has the very weights that `desired` names: only name and style may differ.
+bool HasWeights(const ServedModel& model, const v1::DesiredModel& desired);
+// The same weights under the name and prompt style that `desired` says.
+void Rename(const v1::DesiredModel& desired, ServedModel* model);
 
 }  // namespace mindforge
