@@ -188,6 +188,10 @@ void AgentLink::OnStep(const StepRecord& record) {
   for (const int64_t sequences : record.sequences_by_rank) {
     out.add_sequences_by_rank(static_cast<int32_t>(sequences));
   }
+  if (record.validation_loss) out.set_validation_loss(*record.validation_loss);
+  if (record.loss_scale) out.set_loss_scale(*record.loss_scale);
+  out.set_skipped_steps(record.skipped_steps);
+  out.set_skipped(record.skipped);
   Send(report);
 }
 
@@ -210,6 +214,7 @@ void AgentLink::OnCheckpoint(const CheckpointReport& checkpoint) {
   out.set_path(checkpoint.folder.path);
   out.set_size_bytes(checkpoint.size_bytes);
   out.set_loss(checkpoint.loss);
+  if (checkpoint.validation_loss) out.set_validation_loss(*checkpoint.validation_loss);
   out.set_manifest_digest(checkpoint.manifest_digest);
   out.set_write_seconds(checkpoint.write_seconds);
   out.set_final(checkpoint.final);

@@ -4,9 +4,12 @@
 #include <filesystem>
 #include <string>
 #include <system_error>
+#include <utility>
+#include <vector>
 
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "absl/strings/string_view.h"
 #include "absl/strings/strip.h"
 #include "common/error_details.h"
@@ -20,6 +23,7 @@ namespace {
 // Leaves a report far below a frame's limit.
 constexpr size_t kMaxMessageBytes = 64 << 10;
 constexpr size_t kMaxProblems = 100;
+constexpr int64_t kDefaultLoraRank = 8;
 
 // Takes the field when it is set; keeps the default otherwise.
 #define MF_TAKE(from, field, to) \
@@ -65,6 +69,7 @@ absl::StatusOr<TrainDataOptions> DataFromSpec(const v1::DataSpec& spec) {
   TrainDataOptions data{.path = spec.path(), .tokenizer = spec.tokenizer()};
   MF_TAKE(spec, max_seq_len, data.max_seq_len);
   MF_TAKE(spec, packing, data.packing);
+  MF_TAKE(spec, validation_fraction, data.validation_fraction);
   data.more_paths.assign(spec.more_paths().begin(), spec.more_paths().end());
   const std::string malformed = spec.has_malformed_lines() ? spec.malformed_lines() : "refuse";
   if (malformed != "refuse" && malformed != "skip") {
@@ -74,6 +79,20 @@ absl::StatusOr<TrainDataOptions> DataFromSpec(const v1::DataSpec& spec) {
   data.skip_malformed_lines = malformed == "skip";
   data.cache_dir = spec.cache_dir().empty() ? DefaultCacheDir(data.path) : spec.cache_dir();
   return data;
+}
+
+// The value of a word; of an unset one the first.
+template <typename T>
+absl::StatusOr<T> OneOf(const char* field, const std::string& word,
+                        const std::vector<std::pair<const char*, T>>& choices) {
+  if (word.empty()) return choices.front().second;
+  std::vector<std::string> words;
+  for (const auto& [choice, value] : choices) {
+    if (word == choice) return value;
+    words.push_back(choice);
+  }
+  return InvalidArgument(field,
+                         absl::StrCat("'", word, "' is not one of ", absl::StrJoin(words, ", ")));
 }
 
 absl::StatusOr<TrainRecipe> RecipeFromSpec(const v1::TrainingSpec& spec) {
@@ -86,13 +105,14 @@ absl::StatusOr<TrainRecipe> RecipeFromSpec(const v1::TrainingSpec& spec) {
   MF_TAKE(spec, weight_decay, recipe.weight_decay);
   MF_TAKE(spec, seed, recipe.seed);
   MF_TAKE(spec, max_steps, recipe.max_steps);
-  const std::string dtype = spec.has_dtype() ? spec.dtype() : "bfloat16";
-  if (dtype != "bfloat16" && dtype != "float32") {
-    return InvalidArgument("training.dtype", absl::StrCat("'", dtype,
-                                                          "' is not one of bfloat16, "
-                                                          "float32"));
-  }
-  recipe.bfloat16 = dtype == "bfloat16";
+  ASSIGN_OR_RETURN(recipe.dtype, OneOf<TrainDtype>("training.dtype", spec.dtype(),
+                                                   {{"bfloat16", TrainDtype::kBfloat16},
+                                                    {"float16", TrainDtype::kFloat16},
+                                                    {"float32", TrainDtype::kFloat32}}));
+  ASSIGN_OR_RETURN(recipe.nan_policy, OneOf<NanPolicy>("training.nan_policy", spec.nan_policy(),
+                                                       {{"stop", NanPolicy::kStop},
+                                                        {"skip", NanPolicy::kSkip},
+                                                        {"rollback", NanPolicy::kRollBack}}));
   return recipe;
 }
 
@@ -125,6 +145,10 @@ absl::StatusOr<TrainOptions> TrainOptionsFromOrder(const v1::StartTraining& orde
   }
   ASSIGN_OR_RETURN(options.data, DataFromSpec(spec.data()));
   ASSIGN_OR_RETURN(options.recipe, RecipeFromSpec(spec.training()));
+  if (spec.has_lora()) {
+    options.recipe.lora_rank = kDefaultLoraRank;
+    MF_TAKE(spec.lora(), rank, options.recipe.lora_rank);
+  }
   ASSIGN_OR_RETURN(options.device, DeviceFromOrder(order.device()));
   options.checkpoint_dir = order.checkpoint_dir();
   MF_TAKE(spec.checkpoint(), every_steps, options.checkpoint_every);

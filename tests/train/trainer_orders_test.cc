@@ -38,10 +38,32 @@ TEST(TrainOptionsFromOrder, TakesWhatIsSetAndDefaultsElsewhere) {
   EXPECT_EQ(options->model.vocab_size, 0);
   EXPECT_EQ(options->data.cache_dir, "/data/.mindforge-cache");
   EXPECT_EQ(options->recipe.seed, 7u);
-  EXPECT_FALSE(options->recipe.bfloat16);
+  EXPECT_EQ(options->recipe.dtype, TrainDtype::kFloat32);
+  EXPECT_EQ(options->recipe.nan_policy, NanPolicy::kStop);
+  EXPECT_EQ(options->recipe.lora_rank, 0);
   EXPECT_EQ(options->device.threads, 4);
   EXPECT_EQ(options->device.cuda_index, -1);
   EXPECT_EQ(options->store_fd, -1);
+}
+
+TEST(TrainOptionsFromOrder, ReadsPoliciesAndAdapters) {
+  v1::StartTraining order = Order();
+  EXPECT_EQ(TrainOptionsFromOrder(order)->recipe.dtype, TrainDtype::kBfloat16);
+  v1::JobSpec& spec = *order.mutable_spec();
+  spec.mutable_training()->set_dtype("float16");
+  spec.mutable_training()->set_nan_policy("rollback");
+  spec.mutable_data()->set_validation_fraction(0.25);
+  spec.mutable_lora();
+  EXPECT_EQ(TrainOptionsFromOrder(order)->recipe.dtype, TrainDtype::kFloat16);
+  EXPECT_EQ(TrainOptionsFromOrder(order)->recipe.nan_policy, NanPolicy::kRollBack);
+  EXPECT_EQ(TrainOptionsFromOrder(order)->data.validation_fraction, 0.25);
+  EXPECT_EQ(TrainOptionsFromOrder(order)->recipe.lora_rank, 8);
+  spec.mutable_lora()->set_rank(3);
+  EXPECT_EQ(TrainOptionsFromOrder(order)->recipe.lora_rank, 3);
+  spec.mutable_training()->set_nan_policy("hope");
+  const absl::Status refused = TrainOptionsFromOrder(order).status();
+  EXPECT_EQ(GetViolations(refused).at(0).field, "training.nan_policy");
+  EXPECT_THAT(refused.message(), HasSubstr("stop, skip, rollback"));
 }
 
 TEST(TrainOptionsFromOrder, KeepsTheCachesOfAFolderInIt) {

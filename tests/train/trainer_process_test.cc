@@ -10,8 +10,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "common/clock.h"
-#include "tests/fakes/trainer_harness.h"
-#include "tests/train/training_job.h"
+#include "tests/train/trained.h"
 
 namespace mindforge {
 namespace {
@@ -23,63 +22,14 @@ using ::testing::SizeIs;
 
 constexpr int64_t kTotalSteps = 12;
 
-// The tensors of a finished or stopped job's newest checkpoint.
-struct Result {
-  std::string model;
-  std::string optimizer;
-  TrainerReports rank0;
-
-  bool SameBits(const Result& other) const {
-    return model == other.model && optimizer == other.optimizer;
-  }
-};
-
-Result ResultOf(TrainerGroup& group) {
-  Result result{.rank0 = group.rank(0).reports()};
-  if (result.rank0.checkpoints.empty()) {
-    ADD_FAILURE() << "no checkpoint was written";
-    return result;
-  }
-  const std::string folder = result.rank0.checkpoints.back().path();
-  result.model = ReadAll(folder + "/model.safetensors");
-  result.optimizer = ReadAll(folder + "/optimizer.safetensors");
-  return result;
-}
-
-void ExpectAllFinished(TrainerGroup& group) {
-  EXPECT_THAT(group.WaitAll(), Each(ExitStatus{}));
-  for (int rank = 0; rank < group.world_size(); ++rank) {
-    EXPECT_TRUE(group.rank(rank).reports().Reached(v1::TRAINER_PHASE_FINISHED));
-  }
-}
-
-Result Train(v1::StartTraining start, int world_size, std::string_view checkpoints,
-             const TestFolder& folder) {
-  start.set_checkpoint_dir(folder / checkpoints);
-  TrainerGroup group(start, world_size);
-  ExpectAllFinished(group);
-  return ResultOf(group);
-}
-
-v1::ResumePoint PointOf(const v1::CheckpointWritten& checkpoint) {
-  v1::ResumePoint point;
-  point.set_step(checkpoint.step());
-  point.set_generation(checkpoint.generation());
-  point.set_path(checkpoint.path());
-  return point;
-}
-
-bool AtStep(const TrainerReports& reports, int64_t step) {
-  return !reports.steps.empty() && reports.steps.back().step() >= step;
-}
-
 TEST(TrainerProcess, EveryWorldSizeEndsWithTheSameBits) {
   const TestFolder folder;
-  const Result alone = Train(TinyJob(folder), 1, "w1", folder);
+  const Trained alone = Train(TinyJob(folder), 1, "w1", folder);
   ASSERT_THAT(alone.rank0.steps, SizeIs(kTotalSteps));
   EXPECT_LT(alone.rank0.steps.back().loss(), alone.rank0.steps.front().loss());
   for (const int world_size : {2, 3, 4}) {
-    const Result shared = Train(TinyJob(folder), world_size, absl::StrCat("w", world_size), folder);
+    const Trained shared =
+        Train(TinyJob(folder), world_size, absl::StrCat("w", world_size), folder);
     EXPECT_TRUE(shared.SameBits(alone)) << world_size << " ranks";
     ASSERT_THAT(shared.rank0.steps, SizeIs(kTotalSteps));
     for (int64_t i = 0; i < kTotalSteps; ++i) {
@@ -96,7 +46,7 @@ TEST(TrainerProcess, ANumberOfMicrobatchesThatIsNoPowerOfTwoChangesNothing) {
   v1::StartTraining start = TinyJob(folder);
   start.mutable_spec()->mutable_training()->set_accumulation_steps(5);
   start.mutable_spec()->mutable_training()->set_epochs(1);
-  const Result alone = Train(start, 1, "w1", folder);
+  const Trained alone = Train(start, 1, "w1", folder);
   EXPECT_TRUE(Train(start, 3, "w3", folder).SameBits(alone));
   EXPECT_TRUE(Train(start, 4, "w4", folder).SameBits(alone));
 }
@@ -106,7 +56,7 @@ TEST(TrainerProcess, PackedBfloat16RowsEndWithTheSameBitsToo) {
   v1::StartTraining start = TinyJob(folder);
   start.mutable_spec()->mutable_data()->set_packing(true);
   start.mutable_spec()->mutable_training()->set_dtype("bfloat16");
-  const Result alone = Train(start, 1, "w1", folder);
+  const Trained alone = Train(start, 1, "w1", folder);
   EXPECT_LT(alone.rank0.steps.back().loss(), alone.rank0.steps.front().loss());
   EXPECT_TRUE(Train(start, 3, "w3", folder).SameBits(alone));
 }
@@ -115,7 +65,7 @@ TEST(TrainerProcess, AStoppedJobGoesOnWithMoreRanksToTheSameBits) {
   const TestFolder folder;
   v1::StartTraining start = TinyJob(folder);
   start.mutable_spec()->mutable_training()->set_epochs(20);  // long enough to be stopped amid
-  const Result undisturbed = Train(start, 1, "undisturbed", folder);
+  const Trained undisturbed = Train(start, 1, "undisturbed", folder);
 
   start.set_checkpoint_dir(folder / "stopped");
   TrainerGroup first(start, 2);
@@ -136,7 +86,7 @@ TEST(TrainerProcess, AStoppedJobGoesOnWithMoreRanksToTheSameBits) {
   start.set_generation(2);
   TrainerGroup second(start, 3);
   ExpectAllFinished(second);
-  const Result result = ResultOf(second);
+  const Trained result = ResultOf(second);
   EXPECT_TRUE(result.SameBits(undisturbed));
   EXPECT_EQ(result.rank0.steps.front().step(), rank0.checkpoints[0].step() + 1);
   EXPECT_EQ(result.rank0.states.back().resumed_from(), rank0.checkpoints[0].step());
@@ -174,7 +124,7 @@ TEST(TrainerProcess, ACorruptNewestCheckpointFallsBackToTheOneBefore) {
   const TestFolder folder;
   v1::StartTraining start = TinyJob(folder);
   start.mutable_spec()->mutable_checkpoint()->set_every_steps(4);
-  const Result undisturbed = Train(start, 1, "job", folder);
+  const Trained undisturbed = Train(start, 1, "job", folder);
   ASSERT_THAT(undisturbed.rank0.checkpoints, SizeIs(3));  // 4, 8, 12
   const v1::CheckpointWritten& newest = undisturbed.rank0.checkpoints[1];
   {
@@ -187,7 +137,7 @@ TEST(TrainerProcess, ACorruptNewestCheckpointFallsBackToTheOneBefore) {
   *start.add_resume_points() = PointOf(newest);
   *start.add_resume_points() = PointOf(undisturbed.rank0.checkpoints[0]);
   start.set_generation(2);
-  const Result repaired = Train(start, 2, "job", folder);
+  const Trained repaired = Train(start, 2, "job", folder);
   ASSERT_THAT(repaired.rank0.corrupt, SizeIs(1));
   EXPECT_EQ(repaired.rank0.corrupt[0].step(), 8);
   EXPECT_THAT(repaired.rank0.corrupt[0].detail(), HasSubstr("model.safetensors"));
@@ -208,7 +158,7 @@ TEST(TrainerProcess, EndsAtOnceWhenItsAgentIsGone) {
 
 TEST(TrainerProcess, SharesEachStepAndSaysSo) {
   const TestFolder folder;
-  const Result result = Train(TinyJob(folder), 2, "job", folder);
+  const Trained result = Train(TinyJob(folder), 2, "job", folder);
   ASSERT_THAT(result.rank0.steps, SizeIs(kTotalSteps));
   const v1::ProgressRecord& step = result.rank0.steps[0];
   EXPECT_THAT(step.sequences_by_rank(), ElementsAre(4, 4));

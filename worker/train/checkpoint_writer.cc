@@ -141,8 +141,8 @@ void CheckpointWriter::Run() {
 void CheckpointWriter::Copy() {
   if (!weights_.defined()) {
     weights_ = HostBuffer(model_.flat_parameters());
-    first_moment_ = HostBuffer(model_.flat_parameters());
-    second_moment_ = HostBuffer(model_.flat_parameters());
+    first_moment_ = HostBuffer(optimizer_.first_moment());
+    second_moment_ = HostBuffer(optimizer_.second_moment());
   }
   std::optional<c10::StreamGuard> stream;
   if (model_.device().is_cuda()) {
@@ -161,22 +161,25 @@ absl::Status CheckpointWriter::Write(const Request& request) {
   const auto model = ViewsOf(
       parameters, [](std::string_view name) { return std::string(name); },
       weights_.const_data_ptr<float>());
-  auto optimizer = ViewsOf(parameters, FirstMomentName, first_moment_.const_data_ptr<float>());
+  const std::vector<ParameterView> trained = TrainedParameters(model_);
+  auto optimizer = ViewsOf(trained, FirstMomentName, first_moment_.const_data_ptr<float>());
   for (TensorView& view :
-       ViewsOf(parameters, SecondMomentName, second_moment_.const_data_ptr<float>())) {
+       ViewsOf(trained, SecondMomentName, second_moment_.const_data_ptr<float>())) {
     optimizer.push_back(std::move(view));
   }
   const CheckpointContents contents{.state = request.state,
                                     .model_config = model_.config(),
                                     .model = model,
                                     .optimizer = optimizer,
-                                    .tokenizer_path = options_.tokenizer_path};
+                                    .tokenizer_path = options_.tokenizer_path,
+                                    .lora_rank = model_.options().lora_rank};
   ASSIGN_OR_RETURN(const CheckpointFolder folder, WriteCheckpoint(options_.dir, contents));
   ASSIGN_OR_RETURN(const std::string digest, ManifestDigest(folder.path));
   const double seconds = absl::ToDoubleSeconds(clock_.MonotonicNow() - start);
   sink_.OnCheckpoint({.folder = folder,
                       .size_bytes = FolderBytes(folder.path),
                       .loss = request.state.loss,
+                      .validation_loss = request.state.validation_loss,
                       .manifest_digest = digest,
                       .write_seconds = seconds,
                       .final = request.final});

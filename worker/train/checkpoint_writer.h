@@ -64,8 +64,8 @@ class CheckpointWriter {
   const Clock& clock_;
   ProgressSink& sink_;
 
-  // Host copies [P], pinned where the model is on a GPU. Written by the thread between Start and
-  // copied_, read by it until idle_.
+  // Host copies of weights and moments, pinned where the model is on a GPU. Written by the thread
+  // between Start and copied_, read by it until idle_.
   at::Tensor weights_, first_moment_, second_moment_;
 
   Mutex mutex_;

@@ -24,15 +24,21 @@ double FlopsPerToken(const ModelConfig& config, int64_t length) {
   const double embedding = static_cast<double>(config.vocab_size * config.hidden_size);
   const double multiplied =
       static_cast<double>(config.ParameterCount()) - (config.tie_word_embeddings ? 0.0 : embedding);
-  return 6 * multiplied +
+  // Of the routed experts a token is multiplied with those it is sent to.
+  const double idle =
+      config.use_moe ? static_cast<double>((config.n_routed_experts - config.num_experts_per_tok) *
+                                           config.num_hidden_layers * 3 * config.hidden_size *
+                                           config.IntermediateSize())
+                     : 0;
+  return 6 * (multiplied - idle) +
          12.0 * static_cast<double>(config.num_hidden_layers * config.num_attention_heads *
                                     config.HeadDim() * length);
 }
 
-double PeakFlops(std::string_view device_model, bool bfloat16) {
+double PeakFlops(std::string_view device_model, bool half_precision) {
   for (const Ceiling& ceiling : kCeilings) {
     if (device_model.find(ceiling.model) != std::string_view::npos) {
-      return bfloat16 ? ceiling.bfloat16 : ceiling.float32;
+      return half_precision ? ceiling.bfloat16 : ceiling.float32;
     }
   }
   return 0;

@@ -13,6 +13,6 @@ namespace mindforge {
 double FlopsPerToken(const ModelConfig& config, int64_t length);
 
 // A device's dense matrix ceiling in FLOP/s, without sparsity and TF32; 0 where it is not known.
-double PeakFlops(std::string_view device_model, bool bfloat16);
+double PeakFlops(std::string_view device_model, bool half_precision);
 
 }  // namespace mindforge

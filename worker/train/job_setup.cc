@@ -154,18 +154,45 @@ absl::StatusOr<ModelConfig> CompleteModel(const TrainOptions& options, const Dat
   return model;
 }
 
+const char* NameOf(TrainDtype dtype) {
+  switch (dtype) {
+    case TrainDtype::kFloat32:
+      return "float32";
+    case TrainDtype::kBfloat16:
+      return "bfloat16";
+    case TrainDtype::kFloat16:
+      return "float16";
+  }
+  return "";
+}
+
+const char* NameOf(NanPolicy policy) {
+  switch (policy) {
+    case NanPolicy::kStop:
+      return "stop";
+    case NanPolicy::kSkip:
+      return "skip";
+    case NanPolicy::kRollBack:
+      return "rollback";
+  }
+  return "";
+}
+
 nlohmann::json SettingsOf(const TrainOptions& options, const JobSetup& setup) {
   const TrainRecipe& recipe = options.recipe;
   return {{"model", ModelConfigToJson(setup.model)},
           {"max_seq_len", options.data.max_seq_len},
           {"packing", options.data.packing},
+          {"validation_fraction", options.data.validation_fraction},
           {"epochs", recipe.epochs},
           {"microbatch_size", recipe.microbatch_size},
           {"accumulation_steps", recipe.accumulation_steps},
           {"learning_rate", recipe.learning_rate},
           {"grad_clip", recipe.grad_clip},
           {"weight_decay", recipe.weight_decay},
-          {"dtype", recipe.bfloat16 ? "bfloat16" : "float32"},
+          {"dtype", NameOf(recipe.dtype)},
+          {"nan_policy", NameOf(recipe.nan_policy)},
+          {"lora_rank", recipe.lora_rank},
           {"seed", recipe.seed},
           {"max_steps", recipe.max_steps},
           {"total_steps", setup.total_steps}};
@@ -186,8 +213,11 @@ absl::StatusOr<JobSetup> SetUpJob(const TrainOptions& options, ProgressSink& sin
                      " job"));
   }
   ASSIGN_OR_RETURN(setup.model, CompleteModel(options, *setup.dataset));
+  ASSIGN_OR_RETURN(setup.split,
+                   RowSplit::Make(setup.dataset->sequences(), options.data.validation_fraction,
+                                  options.recipe.seed));
   setup.plan = std::make_unique<EpochPlan>(
-      EpochPlanOptions{.sequences = setup.dataset->sequences(),
+      EpochPlanOptions{.sequences = setup.split->training_rows(),
                        .microbatch_size = options.recipe.microbatch_size,
                        .accumulation_steps = options.recipe.accumulation_steps,
                        .seed = options.recipe.seed});

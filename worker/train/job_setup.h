@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 
 #include "absl/status/statusor.h"
@@ -11,12 +12,14 @@
 #include "worker/data/dataset.h"
 #include "worker/data/order.h"
 #include "worker/train/progress_sink.h"
+#include "worker/train/row_split.h"
 #include "worker/train/train_options.h"
 
 namespace mindforge {
 
 struct JobSetup {
   std::unique_ptr<Dataset> dataset;
+  std::optional<RowSplit> split;
   std::unique_ptr<EpochPlan> plan;
   ModelConfig model;  // vocab_size filled in
   int64_t total_steps = 0;

@@ -2,6 +2,8 @@
 
 #include <ATen/ops/empty.h>
 
+#include <algorithm>
+
 namespace mindforge {
 namespace {
 
@@ -13,9 +15,9 @@ absl::Span<T> SpanOf(const at::Tensor& tensor, int64_t elements) {
 
 }  // namespace
 
-MicrobatchLoader::MicrobatchLoader(const Dataset& dataset, const EpochPlan& plan,
-                                   int64_t microbatch_size)
-    : dataset_(dataset), plan_(plan) {
+MicrobatchLoader::MicrobatchLoader(const Dataset& dataset, const RowSplit& split,
+                                   const EpochPlan& plan, int64_t microbatch_size)
+    : dataset_(dataset), split_(split), plan_(plan), microbatch_size_(microbatch_size) {
   const int64_t length = dataset.row_length();
   input_ids_ = at::empty({microbatch_size, length}, at::kLong);
   targets_ = at::empty({microbatch_size, length}, at::kLong);
@@ -25,8 +27,25 @@ MicrobatchLoader::MicrobatchLoader(const Dataset& dataset, const EpochPlan& plan
 }
 
 MicrobatchLoader::Loaded MicrobatchLoader::Load(const StepPosition& position, int64_t microbatch) {
-  const std::vector<int64_t> sequences =
-      plan_.SequencesOf(position.epoch, position.step_in_epoch, microbatch);
+  std::vector<int64_t> rows = plan_.SequencesOf(position.epoch, position.step_in_epoch, microbatch);
+  for (int64_t& row : rows) row = split_.TrainingRow(row);
+  return LoadRows(rows);
+}
+
+int64_t MicrobatchLoader::held_out_microbatches() const {
+  return (split_.held_out_rows() + microbatch_size_ - 1) / microbatch_size_;
+}
+
+MicrobatchLoader::Loaded MicrobatchLoader::LoadHeldOut(int64_t microbatch) {
+  std::vector<int64_t> rows;
+  const int64_t end = std::min(split_.held_out_rows(), (microbatch + 1) * microbatch_size_);
+  for (int64_t i = microbatch * microbatch_size_; i < end; ++i) {
+    rows.push_back(split_.HeldOutRow(i));
+  }
+  return LoadRows(rows);
+}
+
+MicrobatchLoader::Loaded MicrobatchLoader::LoadRows(const std::vector<int64_t>& sequences) {
   const auto rows = static_cast<int64_t>(sequences.size());
   const int64_t elements = rows * dataset_.row_length();
   dataset_.FillMicrobatch(

@@ -10,13 +10,16 @@
 #include "worker/data/dataset.h"
 #include "worker/data/order.h"
 #include "worker/model/minimind.h"
+#include "worker/train/row_split.h"
 
 namespace mindforge {
 
-// Not thread-safe. Borrows dataset and plan, which must outlive it.
+// Not thread-safe. Borrows dataset, split and plan, which must outlive it.
 class MicrobatchLoader {
  public:
-  MicrobatchLoader(const Dataset& dataset, const EpochPlan& plan, int64_t microbatch_size);
+  // `plan` orders the training rows of `split`.
+  MicrobatchLoader(const Dataset& dataset, const RowSplit& split, const EpochPlan& plan,
+                   int64_t microbatch_size);
 
   struct Loaded {
     Microbatch microbatch;  // valid until the next Load
@@ -25,9 +28,17 @@ class MicrobatchLoader {
   };
   Loaded Load(const StepPosition& position, int64_t microbatch);
 
+  // The held-out rows, always in the same order.
+  int64_t held_out_microbatches() const;
+  Loaded LoadHeldOut(int64_t microbatch);
+
  private:
+  Loaded LoadRows(const std::vector<int64_t>& rows);
+
   const Dataset& dataset_;
+  const RowSplit& split_;
   const EpochPlan& plan_;
+  const int64_t microbatch_size_;
   at::Tensor input_ids_;        // int64 [B, T]
   at::Tensor targets_;          // int64 [B, T]
   at::Tensor mask_;             // uint8 [B, T]

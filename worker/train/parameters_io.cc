@@ -2,9 +2,6 @@
 
 #include <ATen/ops/from_blob.h>
 
-#include <algorithm>
-#include <unordered_set>
-
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "common/status_macros.h"
@@ -37,7 +34,15 @@ absl::Status Problems(std::vector<std::string> problems) {
   return absl::InvalidArgumentError(absl::StrJoin(problems, "; "));
 }
 
-// Empty when `tensor` can become `parameter`.
+}  // namespace
+
+std::string FirstMomentName(std::string_view name) {
+  return absl::StrCat("exp_avg.", std::string(name));
+}
+std::string SecondMomentName(std::string_view name) {
+  return absl::StrCat("exp_avg_sq.", std::string(name));
+}
+
 std::string Mismatch(const ParameterView& parameter, const TensorView* tensor) {
   if (tensor == nullptr) return absl::StrCat(parameter.name, " is missing");
   if (tensor->shape != parameter.shape) {
@@ -49,30 +54,6 @@ std::string Mismatch(const ParameterView& parameter, const TensorView* tensor) {
                         ", expected F32, F16 or BF16");
   }
   return "";
-}
-
-// What shapes of tensors do not show but decides what they mean.
-std::vector<std::string> ConfigMismatches(const ModelConfig& folder, const ModelConfig& job) {
-  std::vector<std::string> problems;
-  const auto compare = [&problems](std::string_view name, double theirs, double ours) {
-    if (theirs == ours) return;
-    problems.push_back(absl::StrCat(std::string(name), " is ", theirs, " in the folder and ", ours,
-                                    " in the job's model"));
-  };
-  compare("num_attention_heads", folder.num_attention_heads, job.num_attention_heads);
-  compare("num_key_value_heads", folder.num_key_value_heads, job.num_key_value_heads);
-  compare("rope_theta", folder.rope_theta, job.rope_theta);
-  compare("rms_norm_eps", folder.rms_norm_eps, job.rms_norm_eps);
-  return problems;
-}
-
-}  // namespace
-
-std::string FirstMomentName(std::string_view name) {
-  return absl::StrCat("exp_avg.", std::string(name));
-}
-std::string SecondMomentName(std::string_view name) {
-  return absl::StrCat("exp_avg_sq.", std::string(name));
 }
 
 absl::Status LoadFlat(const std::vector<ParameterView>& parameters,
@@ -91,6 +72,16 @@ absl::Status LoadFlat(const std::vector<ParameterView>& parameters,
     flat.narrow(0, parameter.offset, parameter.size).copy_(source);
   }
   return Problems(std::move(problems));
+}
+
+std::vector<ParameterView> TrainedParameters(const Minimind& model) {
+  std::vector<ParameterView> trained;
+  for (ParameterView parameter : model.parameters()) {
+    if (parameter.offset < model.trained_offset()) continue;
+    parameter.offset -= model.trained_offset();
+    trained.push_back(std::move(parameter));
+  }
+  return trained;
 }
 
 std::vector<TensorView> ViewsOf(const std::vector<ParameterView>& parameters,
@@ -112,33 +103,17 @@ absl::Status LoadCheckpointTensors(const LoadedCheckpoint& checkpoint, Minimind&
   RETURN_IF_ERROR(LoadFlat(
       model.parameters(), [&](const ParameterView& p) { return checkpoint.model->Find(p.name); },
       model.flat_parameters()));
+  const std::vector<ParameterView> trained = TrainedParameters(model);
   RETURN_IF_ERROR(LoadFlat(
-      model.parameters(),
+      trained,
       [&](const ParameterView& p) { return checkpoint.optimizer->Find(FirstMomentName(p.name)); },
       optimizer.first_moment()))
       << "first moments";
   RETURN_IF_ERROR(LoadFlat(
-      model.parameters(),
+      trained,
       [&](const ParameterView& p) { return checkpoint.optimizer->Find(SecondMomentName(p.name)); },
       optimizer.second_moment()))
       << "second moments";
-  model.ParametersChanged();
-  return absl::OkStatus();
-}
-
-absl::Status LoadModelFolder(const ModelFolder& folder, Minimind& model) {
-  std::unordered_set<std::string> known;
-  for (const ParameterView& parameter : model.parameters()) known.insert(parameter.name);
-  if (model.config().tie_word_embeddings) known.insert("lm_head.weight");
-  std::vector<std::string> unknown = ConfigMismatches(folder.config, model.config());
-  for (const auto& [name, tensor] : folder.tensors) {
-    if (!known.contains(name)) unknown.push_back(absl::StrCat(name, " is not in the model"));
-  }
-  std::sort(unknown.begin(), unknown.end());
-  RETURN_IF_ERROR(Problems(std::move(unknown)));
-  RETURN_IF_ERROR(LoadFlat(
-      model.parameters(), [&](const ParameterView& p) { return folder.Find(p.name); },
-      model.flat_parameters()));
   model.ParametersChanged();
   return absl::OkStatus();
 }

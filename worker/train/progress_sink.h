@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <map>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -45,6 +46,10 @@ struct StepRecord {
   int64_t device_memory_bytes = 0;
   double checkpoint_stall_seconds = 0;
   std::vector<int64_t> sequences_by_rank;
+  std::optional<double> validation_loss;  // of the held-out rows after this step
+  std::optional<double> loss_scale;       // of this step; float16 alone
+  int64_t skipped_steps = 0;              // so far in the job, this one included
+  bool skipped = false;                   // this step changed nothing
 };
 
 // A checkpoint that is durable.
@@ -52,6 +57,7 @@ struct CheckpointReport {
   CheckpointFolder folder;
   int64_t size_bytes = 0;
   double loss = 0;
+  std::optional<double> validation_loss;
   std::string manifest_digest;
   double write_seconds = 0;
   bool final = false;

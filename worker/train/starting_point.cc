@@ -8,8 +8,8 @@
 #include "common/status_macros.h"
 #include "worker/dist/step_timeout.h"
 #include "worker/formats/checkpoint.h"
-#include "worker/formats/hf_folder.h"
 #include "worker/train/failure.h"
+#include "worker/train/initial_weights.h"
 #include "worker/train/parameters_io.h"
 
 namespace mindforge {
@@ -21,6 +21,8 @@ enum Tag : uint32_t { kHeaderTag = 10, kWeightsTag, kFirstMomentTag, kSecondMome
 struct Header {
   int64_t step = 0;
   double loss = 0;
+  TrainingCounters counters;
+  int64_t of_checkpoint = 0;
   int64_t weights_follow = 0;
   int64_t moments_follow = 0;
 };
@@ -48,17 +50,17 @@ absl::StatusOr<std::optional<LoadedCheckpoint>> TryLoad(const CheckpointFolder& 
   return std::optional<LoadedCheckpoint>();
 }
 
-absl::StatusOr<std::optional<Header>> LoadNewest(const TrainOptions& options,
-                                                 const std::string& dataset_digest, Minimind& model,
+absl::StatusOr<std::optional<Header>> LoadNewest(const std::vector<CheckpointFolder>& resume_points,
+                                                 const JobSetup& setup, Minimind& model,
                                                  AdamW& optimizer, ProgressSink& sink) {
-  for (const CheckpointFolder& folder : options.resume_points) {
+  for (const CheckpointFolder& folder : resume_points) {
     ASSIGN_OR_RETURN(const auto checkpoint, TryLoad(folder, sink));
     if (!checkpoint.has_value()) continue;
     const CheckpointState& state = checkpoint->state;
-    if (!state.dataset_digest.empty() && state.dataset_digest != dataset_digest) {
+    if (!state.dataset_digest.empty() && state.dataset_digest != setup.dataset->digest()) {
       return InvalidArgument(
           "data.path",
-          absl::StrCat("the dataset is another (digest ", dataset_digest,
+          absl::StrCat("the dataset is another (digest ", setup.dataset->digest(),
                        ") than the one that checkpoint ", folder.path, " was trained on (",
                        state.dataset_digest, "); put the old file back, or submit a new job"));
     }
@@ -68,40 +70,36 @@ absl::StatusOr<std::optional<Header>> LoadNewest(const TrainOptions& options,
     }
     sink.OnLog(LogSeverity::kINFO,
                absl::StrCat("going on from step ", state.step, " (", folder.path, ")"));
-    return std::optional<Header>(
-        Header{.step = state.step, .loss = state.loss, .weights_follow = 1, .moments_follow = 1});
+    return std::optional<Header>(Header{.step = state.step,
+                                        .loss = state.loss,
+                                        .counters = state.counters,
+                                        .of_checkpoint = 1,
+                                        .weights_follow = 1,
+                                        .moments_follow = 1});
   }
   return std::optional<Header>();
 }
 
-absl::Status LoadInitial(const std::string& path, Minimind& model, ProgressSink& sink) {
-  auto folder = OpenModelFolder(path);
-  if (!folder.ok()) return BlameField(folder.status(), "training.init_from");
-  for (const std::string& warning : folder->warnings) {
-    sink.OnLog(LogSeverity::kWARNING, absl::StrCat(path, ": ", warning));
-  }
-  if (const absl::Status status = LoadModelFolder(*folder, model); !status.ok()) {
-    return BlameField(Annotate(status, absl::StrCat(path, " does not fit the job's model")),
-                      "training.init_from");
-  }
-  sink.OnLog(LogSeverity::kINFO, absl::StrCat("starting from the weights in ", path));
-  return absl::OkStatus();
-}
-
 // Rank 0's part: fills model and optimizer, says what the others must be sent.
-absl::StatusOr<Header> Prepare(const TrainOptions& options, const std::string& dataset_digest,
-                               Minimind& model, AdamW& optimizer, ProgressSink& sink) {
+absl::StatusOr<Header> Prepare(const TrainOptions& options,
+                               const std::vector<CheckpointFolder>& resume_points,
+                               const JobSetup& setup, Minimind& model, AdamW& optimizer,
+                               ProgressSink& sink) {
   ASSIGN_OR_RETURN(const std::optional<Header> resumed,
-                   LoadNewest(options, dataset_digest, model, optimizer, sink));
+                   LoadNewest(resume_points, setup, model, optimizer, sink));
   if (resumed.has_value()) return *resumed;
-  if (!options.resume_points.empty()) {
+  if (!resume_points.empty()) {
     sink.OnLog(LogSeverity::kWARNING, "no checkpoint of this job can be used: it starts anew");
   }
-  if (!options.recipe.init_from.empty()) {
-    RETURN_IF_ERROR(LoadInitial(options.recipe.init_from, model, sink));
-    return Header{.weights_follow = 1};
-  }
   model.InitializeWeights(options.recipe.seed);
+  if (!options.recipe.init_from.empty()) {
+    ASSIGN_OR_RETURN(const InitialState state,
+                     LoadInitialState(options, setup, model, optimizer, sink));
+    return Header{.step = state.step,
+                  .counters = state.counters,
+                  .weights_follow = 1,
+                  .moments_follow = state.moments};
+  }
   return Header{};
 }
 
@@ -112,13 +110,13 @@ absl::Status Share(const at::Tensor& flat, uint32_t tag, ProcessGroup& group) {
 
 }  // namespace
 
-absl::StatusOr<StartingPoint> RestoreOrInitialize(const TrainOptions& options,
-                                                  const std::string& dataset_digest,
-                                                  Minimind& model, AdamW& optimizer,
-                                                  ProcessGroup& group, ProgressSink& sink) {
+absl::StatusOr<StartingPoint> RestoreOrInitialize(
+    const TrainOptions& options, const std::vector<CheckpointFolder>& resume_points,
+    const JobSetup& setup, Minimind& model, AdamW& optimizer, ProcessGroup& group,
+    ProgressSink& sink) {
   Header header;
   if (options.rank == 0) {
-    ASSIGN_OR_RETURN(header, Prepare(options, dataset_digest, model, optimizer, sink));
+    ASSIGN_OR_RETURN(header, Prepare(options, resume_points, setup, model, optimizer, sink));
   }
   RETURN_IF_ERROR(group.BroadcastHost(&header, sizeof(header), kHeaderTag, StepTimeout::kCeiling));
   // A pure function of the seed: cheaper to compute than to send.
@@ -132,8 +130,14 @@ absl::StatusOr<StartingPoint> RestoreOrInitialize(const TrainOptions& options,
   if (header.moments_follow != 0) {
     RETURN_IF_ERROR(Share(optimizer.first_moment(), kFirstMomentTag, group));
     RETURN_IF_ERROR(Share(optimizer.second_moment(), kSecondMomentTag, group));
+  } else {
+    optimizer.first_moment().zero_();
+    optimizer.second_moment().zero_();
   }
-  return StartingPoint{.step = header.step, .loss = header.loss};
+  return StartingPoint{.step = header.step,
+                       .loss = header.loss,
+                       .counters = header.counters,
+                       .of_checkpoint = header.of_checkpoint != 0};
 }
 
 }  // namespace mindforge

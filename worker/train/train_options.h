@@ -12,6 +12,10 @@
 
 namespace mindforge {
 
+enum class TrainDtype { kFloat32, kBfloat16, kFloat16 };
+// What a loss or gradient that is not finite means; types.proto's nan_policy.
+enum class NanPolicy { kStop, kSkip, kRollBack };
+
 struct TrainDataOptions {
   std::string path;
   std::string tokenizer;
@@ -20,6 +24,7 @@ struct TrainDataOptions {
   std::string cache_dir;
   std::vector<std::string> more_paths;  // read after `path`
   bool skip_malformed_lines = false;    // false: they are refused
+  double validation_fraction = 0;       // of the rows, held out of training
 };
 
 struct TrainRecipe {
@@ -29,10 +34,12 @@ struct TrainRecipe {
   double learning_rate = 5e-4;
   double grad_clip = 1.0;
   double weight_decay = 0.01;
-  bool bfloat16 = true;
+  TrainDtype dtype = TrainDtype::kBfloat16;
+  NanPolicy nan_policy = NanPolicy::kStop;
   uint64_t seed = 42;
   int64_t max_steps = 0;  // 0: the epochs decide
-  std::string init_from;  // model folder, empty: fresh weights
+  std::string init_from;  // folder or file of a model, empty: fresh weights
+  int64_t lora_rank = 0;  // not 0: the base is frozen, adapters of this rank are trained
 };
 
 struct TrainDevice {

@@ -11,21 +11,23 @@
 #include "common/durable_file.h"
 #include "common/error_details.h"
 #include "common/status_macros.h"
-#include "worker/dist/gradient_reducer.h"
 #include "worker/dist/process_group.h"
 #include "worker/dist/step_commit.h"
 #include "worker/dist/step_timeout.h"
 #include "worker/model/adamw.h"
 #include "worker/model/minimind.h"
-#include "worker/model/schedule.h"
 #include "worker/train/checkpoint_writer.h"
 #include "worker/train/device_setup.h"
 #include "worker/train/failure.h"
 #include "worker/train/flops.h"
 #include "worker/train/job_setup.h"
+#include "worker/train/lap.h"
 #include "worker/train/microbatch_loader.h"
+#include "worker/train/rollback.h"
 #include "worker/train/starting_point.h"
 #include "worker/train/step_report.h"
+#include "worker/train/step_runner.h"
+#include "worker/train/validation.h"
 
 namespace mindforge {
 namespace {
@@ -35,19 +37,17 @@ enum Tag : uint32_t { kVoteTag = 1, kEndTag = 2 };
 // At most so often a rank says where it is; every change of phase is said at once.
 constexpr absl::Duration kStateInterval = absl::Milliseconds(500);
 
-// Seconds since it was last asked.
-class Lap {
- public:
-  explicit Lap(const Clock& clock) : clock_(clock), last_(clock.MonotonicNow()) {}
-  double operator()() {
-    const absl::Duration now = clock_.MonotonicNow();
-    return absl::ToDoubleSeconds(now - std::exchange(last_, now));
+ComputeDtype ComputeOf(TrainDtype dtype) {
+  switch (dtype) {
+    case TrainDtype::kFloat32:
+      return ComputeDtype::kFloat32;
+    case TrainDtype::kBfloat16:
+      return ComputeDtype::kBfloat16;
+    case TrainDtype::kFloat16:
+      return ComputeDtype::kFloat16;
   }
-
- private:
-  const Clock& clock_;
-  absl::Duration last_;
-};
+  return ComputeDtype::kFloat32;
+}
 
 }  // namespace
 
@@ -70,8 +70,8 @@ class TrainRun::Impl {
       RETURN_IF_ERROR(WarmUp());
       RETURN_IF_ERROR(JoinGroup());
       ASSIGN_OR_RETURN(const StartingPoint start,
-                       RestoreOrInitialize(options_, setup_.dataset->digest(), *model_, *optimizer_,
-                                           *group_, sink_));
+                       RestoreOrInitialize(options_, options_.resume_points, setup_, *model_,
+                                           *optimizer_, *group_, sink_));
       RETURN_IF_ERROR(CheckSharedStorage());
       return TrainFrom(start);
     } catch (const std::exception& error) {
@@ -79,32 +79,20 @@ class TrainRun::Impl {
     }
   }
 
-  // What one step leaves behind for its vote and record.
-  struct StepResult {
-    double loss = 0;
-    double learning_rate = 0;
-    double gradient_norm = 0;
-    int64_t tokens = 0;     // of this rank
-    int64_t sequences = 0;  // of this rank
-    StepTimings timings;
-  };
-
   absl::Status WarmUp();
   absl::Status JoinGroup();
   absl::Status CheckSharedStorage();
   absl::StatusOr<TrainOutcome> TrainFrom(const StartingPoint& start);
-  absl::StatusOr<StepResult> TrainStep(int64_t step);
-  absl::Status ComputeRun(const StepPosition& position, const MicrobatchRange& run,
-                          StepResult* result);
-  absl::Status Update(int64_t step, int64_t microbatches, StepResult* result, Lap& lap);
+  absl::Status RollBack(int64_t step, const StepResult& result);
   absl::StatusOr<StepDecision> VoteOnStep();
   absl::StatusOr<TrainOutcome> End(TrainOutcome outcome);
 
   bool CheckpointDue(int64_t step, bool stop) const;
-  double StartCheckpoint(int64_t step, double loss, bool final);
+  absl::Status TakeCheckpoint(int64_t step, bool final, StepResult* result);
+  CheckpointState StateAt(int64_t step) const;
   void Report(int64_t step, const StepResult& result, const StepDecision& decision);
   void ReportState(TrainPhase phase, bool always = true);
-  absl::Status NotFinite(std::string_view what, double value, int64_t step) const;
+  absl::Status NotFinite(int64_t step, const StepResult& result) const;
 
   const TrainOptions options_;
   const Clock& clock_;
@@ -118,10 +106,11 @@ class TrainRun::Impl {
   std::unique_ptr<AdamW> optimizer_;
   std::unique_ptr<MicrobatchLoader> loader_;
   std::unique_ptr<ProcessGroup> group_;
-  std::unique_ptr<GradientReducer> reducer_;
+  std::unique_ptr<StepRunner> runner_;
   std::unique_ptr<CheckpointWriter> writer_;  // rank 0 alone
   std::optional<StepCommit> commit_;
 
+  double last_loss_ = 0;  // of the last step that was applied
   StepTimeout timeout_;
   bool after_checkpoint_ = false;  // rank 0 may stall in the step after one
   int64_t resumed_from_ = -1;
@@ -142,15 +131,16 @@ absl::Status TrainRun::Impl::WarmUp() {
   }
   ReportState(TrainPhase::kWarmingUp);
   const MinimindOptions model{
-      .compute = options_.recipe.bfloat16 ? ComputeDtype::kBfloat16 : ComputeDtype::kFloat32,
-      .attention = setup_.model.flash_attention ? AttentionPath::kFused : AttentionPath::kPlain};
+      .compute = ComputeOf(options_.recipe.dtype),
+      .attention = setup_.model.flash_attention ? AttentionPath::kFused : AttentionPath::kPlain,
+      .lora_rank = options_.recipe.lora_rank};
   auto made = Minimind::Create(setup_.model, *device_, model);
   if (!made.ok()) return BlameField(made.status(), "model");
   model_ = *std::move(made);
-  optimizer_ = std::make_unique<AdamW>(model_->parameter_count(), *device_,
+  optimizer_ = std::make_unique<AdamW>(model_->trained_count(), *device_,
                                        AdamWOptions{.weight_decay = options_.recipe.weight_decay,
                                                     .clip_norm = options_.recipe.grad_clip});
-  loader_ = std::make_unique<MicrobatchLoader>(*setup_.dataset, *setup_.plan,
+  loader_ = std::make_unique<MicrobatchLoader>(*setup_.dataset, *setup_.split, *setup_.plan,
                                                options_.recipe.microbatch_size);
   flops_per_token_ = FlopsPerToken(setup_.model, setup_.dataset->row_length());
   return absl::OkStatus();
@@ -171,7 +161,13 @@ absl::Status TrainRun::Impl::JoinGroup() {
     group.store_port = store.port;
   }
   ASSIGN_OR_RETURN(group_, ProcessGroup::Join(group));
-  reducer_ = std::make_unique<GradientReducer>(model_->parameter_count(), *device_, *group_);
+  runner_ = std::make_unique<StepRunner>(TrainParts{.recipe = options_.recipe,
+                                                    .setup = setup_,
+                                                    .model = *model_,
+                                                    .optimizer = *optimizer_,
+                                                    .loader = *loader_,
+                                                    .group = *group_,
+                                                    .clock = clock_});
   return absl::OkStatus();
 }
 
@@ -185,7 +181,10 @@ absl::Status TrainRun::Impl::CheckSharedStorage() {
 }
 
 absl::StatusOr<TrainOutcome> TrainRun::Impl::TrainFrom(const StartingPoint& start) {
-  resumed_from_ = checkpointed_ = start.step;
+  resumed_from_ = start.step;
+  if (start.of_checkpoint) checkpointed_ = start.step;
+  last_loss_ = start.loss;
+  runner_->guard().Resume(start.counters);
   commit_.emplace(options_.rank, options_.world_size, start.step, setup_.agreement);
   if (options_.rank == 0) {
     writer_ = std::make_unique<CheckpointWriter>(
@@ -197,17 +196,23 @@ absl::StatusOr<TrainOutcome> TrainRun::Impl::TrainFrom(const StartingPoint& star
   if (options_.rank == 0) {
     sink_.OnLog(
         LogSeverity::kINFO,
-        absl::StrCat("training ", model_->parameter_count(), " parameters with ",
-                     options_.world_size, options_.world_size == 1 ? " rank" : " ranks", ", steps ",
-                     start.step + 1, " to ", setup_.total_steps, ", ", setup_.dataset->sequences(),
-                     " sequences of ", setup_.dataset->row_length(), " tokens an epoch"));
+        absl::StrCat("training ", model_->trained_count(), " parameters with ", options_.world_size,
+                     options_.world_size == 1 ? " rank" : " ranks", ", steps ", start.step + 1,
+                     " to ", setup_.total_steps, ", ", setup_.split->training_rows(),
+                     " sequences of ", setup_.dataset->row_length(), " tokens an epoch, ",
+                     setup_.split->held_out_rows(), " held out"));
   }
   // The vote before the first step: all are at the same place, train the same, and may have been
   // told to stop already.
   ASSIGN_OR_RETURN(StepDecision decision, VoteOnStep());
   for (int64_t step = start.step + 1; step <= setup_.total_steps && !decision.stop; ++step) {
     Lap whole(clock_);
-    ASSIGN_OR_RETURN(StepResult result, TrainStep(step));
+    ASSIGN_OR_RETURN(StepResult result,
+                     runner_->Run(step, after_checkpoint_ ? StepTimeout::kCeiling : timeout_.Get(),
+                                  writer_.get()));
+    if (result.verdict == StepVerdict::kApplied) last_loss_ = result.loss;
+    if (result.verdict == StepVerdict::kStop) return NotFinite(step, result);
+    if (result.verdict == StepVerdict::kRollBack) RETURN_IF_ERROR(RollBack(step, result));
     commit_->Applied(step, result.tokens, result.sequences,
                      result.timings.data + result.timings.compute);
     Lap vote(clock_);
@@ -215,7 +220,7 @@ absl::StatusOr<TrainOutcome> TrainRun::Impl::TrainFrom(const StartingPoint& star
     result.timings.vote = vote();
     const bool last = step == setup_.total_steps;
     after_checkpoint_ = CheckpointDue(step, decision.stop);
-    if (after_checkpoint_) result.timings.stall += StartCheckpoint(step, result.loss, last);
+    if (after_checkpoint_) RETURN_IF_ERROR(TakeCheckpoint(step, last, &result));
     result.timings.whole = whole();
     timeout_.Measured(result.timings.whole);
     Report(step, result, decision);
@@ -224,55 +229,26 @@ absl::StatusOr<TrainOutcome> TrainRun::Impl::TrainFrom(const StartingPoint& star
   return End(finished ? TrainOutcome::kFinished : TrainOutcome::kStopped);
 }
 
-absl::StatusOr<TrainRun::Impl::StepResult> TrainRun::Impl::TrainStep(int64_t step) {
-  StepResult result;
-  const StepPosition position = setup_.plan->PositionOf(step);
-  const int64_t microbatches = setup_.plan->MicrobatchesInStep(position.step_in_epoch);
-  RETURN_IF_ERROR(ComputeRun(position, reducer_->BeginStep(microbatches), &result));
-  Lap lap(clock_);
-  RETURN_IF_ERROR(Update(step, microbatches, &result, lap));
-  return result;
-}
-
-absl::Status TrainRun::Impl::ComputeRun(const StepPosition& position, const MicrobatchRange& run,
-                                        StepResult* result) {
-  Lap lap(clock_);
-  for (int64_t i = run.begin; i < run.end; ++i) {
-    const MicrobatchLoader::Loaded loaded = loader_->Load(position, i);
-    result->sequences += loaded.sequences;
-    result->tokens += loaded.tokens;
-    result->timings.data += lap();
-    ASSIGN_OR_RETURN(const at::Tensor loss,
-                     model_->ForwardBackward(loaded.microbatch, reducer_->NextGradient()));
-    reducer_->Add(loss);
-    result->timings.compute += lap();
-  }
-  Synchronize(*device_);
-  result->timings.compute += lap();
-  return absl::OkStatus();
-}
-
-absl::Status TrainRun::Impl::Update(int64_t step, int64_t microbatches, StepResult* result,
-                                    Lap& lap) {
-  ASSIGN_OR_RETURN(const GradientReducer::Sum sum,
-                   reducer_->Finish(after_checkpoint_ ? StepTimeout::kCeiling : timeout_.Get()));
-  result->loss = sum.loss.item<float>() / static_cast<double>(microbatches);
-  result->timings.exchange = lap();
-  if (!std::isfinite(result->loss)) return NotFinite("the loss", result->loss, step);
+// The steps since the checkpoint are left out: their data is consumed and the schedule goes on.
+absl::Status TrainRun::Impl::RollBack(int64_t step, const StepResult& result) {
+  std::vector<CheckpointFolder> points;
   if (writer_ != nullptr) {
-    result->timings.stall = absl::ToDoubleSeconds(writer_->WaitForCopy());
-    lap();
+    writer_->Finish().IgnoreError();  // it has logged
+    ASSIGN_OR_RETURN(points,
+                     RollbackPoints(options_.checkpoint_dir, step, options_.checkpoint_every));
   }
-  result->learning_rate =
-      CosineLearningRate(options_.recipe.learning_rate, step, setup_.total_steps);
-  const AdamWResult updated =
-      optimizer_->Step({.step = step,
-                        .learning_rate = result->learning_rate,
-                        .gradient_scale = 1.0 / static_cast<double>(microbatches)},
-                       sum.gradient, model_->flat_parameters(), model_->compute_parameters());
-  result->gradient_norm = updated.gradient_norm;
-  if (!updated.applied) return NotFinite("the gradient's norm", updated.gradient_norm, step);
-  result->timings.update = lap();
+  ASSIGN_OR_RETURN(const StartingPoint start, RestoreOrInitialize(options_, points, setup_, *model_,
+                                                                  *optimizer_, *group_, sink_));
+  runner_->guard().RolledBack(start.counters, start.step, step);
+  last_loss_ = start.loss;
+  if (options_.rank == 0) {
+    sink_.OnLog(LogSeverity::kWARNING,
+                absl::StrCat(NotFiniteInWords(step, result, options_.recipe), ": rolled back to ",
+                             start.of_checkpoint ? absl::StrCat("step ", start.step) : "the start",
+                             ", steps ", start.step + 1, " to ", step, " are left out (rollback ",
+                             runner_->guard().counters().rollbacks_in_a_row, " of ",
+                             StepGuard::kMaxRollbacks, " without a new checkpoint)"));
+  }
   return absl::OkStatus();
 }
 
@@ -289,9 +265,25 @@ bool TrainRun::Impl::CheckpointDue(int64_t step, bool stop) const {
          (options_.checkpoint_every > 0 && step % options_.checkpoint_every == 0);
 }
 
-double TrainRun::Impl::StartCheckpoint(int64_t step, double loss, bool final) {
+absl::Status TrainRun::Impl::TakeCheckpoint(int64_t step, bool final, StepResult* result) {
+  if (setup_.split->held_out_rows() > 0) {
+    Lap lap(clock_);
+    ASSIGN_OR_RETURN(result->validation_loss, ValidationLoss(*model_, *loader_, *group_));
+    result->timings.validation = lap();
+  }
+  if (options_.checkpoint_every > 0 && step % options_.checkpoint_every == 0) {
+    runner_->guard().CheckpointTaken();
+  }
   checkpointed_ = step;
-  if (writer_ == nullptr) return 0;
+  if (writer_ == nullptr) return absl::OkStatus();
+  CheckpointState state = StateAt(step);
+  state.validation_loss = result->validation_loss;
+  Synchronize(*device_);
+  result->timings.stall += absl::ToDoubleSeconds(writer_->Start(std::move(state), final));
+  return absl::OkStatus();
+}
+
+CheckpointState TrainRun::Impl::StateAt(int64_t step) const {
   const StepPosition next = setup_.plan->PositionOf(step + 1);
   CheckpointState state{.job_id = options_.job_id,
                         .step = step,
@@ -303,14 +295,14 @@ double TrainRun::Impl::StartCheckpoint(int64_t step, double loss, bool final) {
                         .dataset_digest = setup_.dataset->digest(),
                         .device_kind = options_.device.signature,
                         .world_size_history = options_.world_size_history,
-                        .loss = loss};
+                        .loss = last_loss_,
+                        .counters = runner_->guard().counters()};
   if (state.world_size_history.empty() ||
       state.world_size_history.back().world_size != options_.world_size) {
     state.world_size_history.push_back(
         {.first_step = resumed_from_ + 1, .world_size = options_.world_size});
   }
-  Synchronize(*device_);
-  return absl::ToDoubleSeconds(writer_->Start(std::move(state), final));
+  return state;
 }
 
 // The ranks leave together, after rank 0's last checkpoint is durable: until then one of them that
@@ -327,27 +319,15 @@ absl::StatusOr<TrainOutcome> TrainRun::Impl::End(TrainOutcome outcome) {
 void TrainRun::Impl::Report(int64_t step, const StepResult& result, const StepDecision& decision) {
   ReportState(TrainPhase::kTraining, /*always=*/false);
   if (options_.rank != 0) return;
-  const StepTimings& timings = result.timings;
   const int64_t steps_per_epoch = setup_.plan->StepsPerEpoch();
-  StepRecord record{.step = step,
-                    .total_steps = setup_.total_steps,
-                    .epoch = static_cast<double>(step) / static_cast<double>(steps_per_epoch),
-                    .loss = result.loss,
-                    .learning_rate = result.learning_rate,
-                    .gradient_norm = result.gradient_norm,
-                    .tokens = decision.tokens,
-                    .tokens_per_second = static_cast<double>(decision.tokens) / timings.whole,
-                    .step_seconds = timings.whole,
-                    .phase_seconds = {{"data", timings.data},
-                                      {"compute", timings.compute},
-                                      {"exchange", timings.exchange},
-                                      {"update", timings.update},
-                                      {"vote", timings.vote}},
-                    .finished_at = clock_.Now(),
-                    .device_memory_bytes = DeviceMemoryBytes(*device_),
-                    .checkpoint_stall_seconds = timings.stall,
-                    .sequences_by_rank = decision.sequences_by_rank};
-  const double peak = PeakFlops(options_.device.model, options_.recipe.bfloat16);
+  StepRecord record = RecordOf(step, result, decision.tokens, decision.sequences_by_rank);
+  record.total_steps = setup_.total_steps;
+  record.epoch = static_cast<double>(step) / static_cast<double>(steps_per_epoch);
+  record.finished_at = clock_.Now();
+  record.device_memory_bytes = DeviceMemoryBytes(*device_);
+  record.skipped_steps = runner_->guard().counters().skipped_steps;
+  const double peak =
+      PeakFlops(options_.device.model, options_.recipe.dtype != TrainDtype::kFloat32);
   if (peak > 0) {
     record.mfu = record.tokens_per_second * flops_per_token_ / (peak * options_.world_size);
   }
@@ -359,7 +339,7 @@ void TrainRun::Impl::Report(int64_t step, const StepResult& result, const StepDe
         std::min(steps_per_epoch - position.step_in_epoch - 1, setup_.total_steps - step);
     sink_.OnLog(LogSeverity::kINFO,
                 ProgressLine(record, position, options_.recipe.epochs, steps_per_epoch,
-                             absl::Seconds(timings.whole * static_cast<double>(left))));
+                             absl::Seconds(record.step_seconds * static_cast<double>(left))));
   }
 }
 
@@ -375,15 +355,10 @@ void TrainRun::Impl::ReportState(TrainPhase phase, bool always) {
                  .skipped_lines = setup_.dataset->skipped_lines()});
 }
 
-absl::Status TrainRun::Impl::NotFinite(std::string_view what, double value, int64_t step) const {
+absl::Status TrainRun::Impl::NotFinite(int64_t step, const StepResult& result) const {
   return InvalidArgument(
       "training.learning_rate",
-      absl::StrCat(
-          std::string(what), " is ", value, " at step ", step, " with a learning rate of ",
-          options_.recipe.learning_rate, " and grad_clip ", options_.recipe.grad_clip,
-          "; lower the learning rate or the clip and submit again; the newest checkpoint is"
-          " of step ",
-          checkpointed_));
+      WhyStopped(step, result, options_.recipe, runner_->guard().counters(), checkpointed_));
 }
 
 TrainRun::TrainRun(TrainOptions options, const Clock& clock, TrainControl& control,

@@ -1,0 +1,240 @@
+#include "worker/train/initial_weights.h"
+
+#include <algorithm>
+#include <cstring>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <unordered_map>
+#include <unordered_set>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "common/durable_file.h"
+#include "common/error_details.h"
+#include "common/status_macros.h"
+#include "worker/formats/hf_folder.h"
+#include "worker/formats/lora.h"
+#include "worker/formats/named_tensors.h"
+#include "worker/train/failure.h"
+#include "worker/train/parameters_io.h"
+#include "worker/train/reference_resume.h"
+
+namespace mindforge {
+namespace {
+
+constexpr char kField[] = "training.init_from";
+constexpr char kHead[] = "lm_head.weight";
+constexpr char kEmbedding[] = "model.embed_tokens.weight";
+constexpr size_t kMaxNames = 100;  // in one list of a message
+
+// What was opened, and its tensors by the model's names.
+struct Source {
+  std::optional<ModelFolder> folder;
+  std::unique_ptr<NamedTensors> file;
+  std::optional<ResumePth> resume;
+  std::unordered_map<std::string, const TensorView*> tensors;
+  std::vector<std::string> ignored;  // tables that the model computes itself
+
+  const TensorView* Find(const std::string& name) const {
+    const auto it = tensors.find(name);
+    return it == tensors.end() ? nullptr : it->second;
+  }
+};
+
+// A parameter's name without what DistributedDataParallel and torch.compile put before it.
+std::string PlainName(std::string_view name) {
+  for (const std::string_view prefix : {"module.", "_orig_mod."}) {
+    if (name.starts_with(prefix)) name.remove_prefix(prefix.size());
+  }
+  return std::string(name);
+}
+
+bool IsComputedTable(std::string_view name) {
+  return name.ends_with("freqs_cos") || name.ends_with("freqs_sin") || name.ends_with("inv_freq");
+}
+
+void Take(const TensorView& view, Source* source) {
+  std::string name = PlainName(view.name);
+  if (IsComputedTable(name)) {
+    source->ignored.push_back(std::move(name));
+  } else {
+    source->tensors.emplace(std::move(name), &view);
+  }
+}
+
+absl::Status OpenFolder(const std::string& path, bool keep_adapters, Source* source,
+                        ProgressSink& sink) {
+  if (PathExists(JoinPath(path, "MANIFEST.json"))) RETURN_IF_ERROR(VerifyCheckpoint(path));
+  ASSIGN_OR_RETURN(source->folder, OpenModelFolder(path));
+  ModelFolder& folder = *source->folder;
+  for (const std::string& warning : folder.warnings) {
+    sink.OnLog(LogSeverity::kWARNING, absl::StrCat(path, ": ", warning));
+  }
+  if (folder.lora_rank > 0 && !keep_adapters) {
+    RETURN_IF_ERROR(MergeLora(&folder));
+    sink.OnLog(LogSeverity::kINFO, absl::StrCat(path, ": its adapters of rank ", folder.lora_rank,
+                                                " were merged into the weights"));
+  }
+  for (const auto& [name, view] : folder.tensors) source->tensors.emplace(name, view);
+  return absl::OkStatus();
+}
+
+absl::StatusOr<Source> OpenSource(const std::string& path, bool lora, ProgressSink& sink) {
+  Source source;
+  if (PathExists(JoinPath(path, "config.json"))) {
+    RETURN_IF_ERROR(OpenFolder(path, /*keep_adapters=*/lora, &source, sink));
+    return source;
+  }
+  ASSIGN_OR_RETURN(source.resume, TryReadReferenceResume(path));
+  if (source.resume.has_value()) {
+    for (const TensorView& view : source.resume->model) Take(view, &source);
+    return source;
+  }
+  ASSIGN_OR_RETURN(source.file, NamedTensors::Open(path));
+  for (const TensorView& view : source.file->tensors()) Take(view, &source);
+  return source;
+}
+
+// What shapes of tensors do not show but decides what they mean.
+std::vector<std::string> ConfigMismatches(const ModelConfig& folder, const ModelConfig& job) {
+  std::vector<std::string> problems;
+  const auto compare = [&problems](const char* name, double theirs, double ours) {
+    if (theirs == ours) return;
+    problems.push_back(
+        absl::StrCat(name, " is ", theirs, " in the folder and ", ours, " in the job's model"));
+  };
+  compare("num_attention_heads", folder.num_attention_heads, job.num_attention_heads);
+  compare("num_key_value_heads", folder.num_key_value_heads, job.num_key_value_heads);
+  compare("rope_theta", folder.rope_theta, job.rope_theta);
+  compare("rms_norm_eps", folder.rms_norm_eps, job.rms_norm_eps);
+  if (folder.use_moe && job.use_moe) {
+    compare("num_experts_per_tok", folder.num_experts_per_tok, job.num_experts_per_tok);
+    compare("norm_topk_prob", folder.norm_topk_prob, job.norm_topk_prob);
+  }
+  return problems;
+}
+
+// "3 missing: a, b, c".
+void AddList(std::vector<std::string> names, const char* what, std::vector<std::string>* parts) {
+  if (names.empty()) return;
+  std::sort(names.begin(), names.end());
+  const size_t all = names.size();
+  if (all > kMaxNames) names.resize(kMaxNames);
+  parts->push_back(
+      absl::StrCat(all, " ", what, ": ", absl::StrJoin(names, ", "),
+                   all > kMaxNames ? absl::StrCat(" and ", all - kMaxNames, " more") : ""));
+}
+
+bool SameBits(const TensorView& a, const TensorView& b) {
+  return a.dtype == b.dtype && a.bytes == b.bytes &&
+         std::memcmp(a.data, b.data, static_cast<size_t>(a.bytes)) == 0;
+}
+
+// A head stored beside the embedding that it is tied to is no mismatch.
+void LeaveOutTiedHead(const std::string& path, Source* source, ProgressSink& sink) {
+  const TensorView* const head = source->Find(kHead);
+  const TensorView* const embedding = source->Find(kEmbedding);
+  if (head == nullptr || embedding == nullptr) return;
+  if (!SameBits(*head, *embedding)) {
+    sink.OnLog(LogSeverity::kWARNING,
+               absl::StrCat(path, ": ", kHead, " differs from ", kEmbedding,
+                            " though the job's model ties them; it is left out"));
+  }
+  source->tensors.erase(kHead);
+  source->ignored.push_back(kHead);
+}
+
+struct Match {
+  std::vector<ParameterView> used;
+  std::vector<std::string> problems;
+  int64_t values = 0;
+};
+
+Match MatchTensors(const Source& source, const Minimind& model) {
+  Match match;
+  std::vector<std::string> missing, unexpected, wrong;
+  std::unordered_set<std::string> known;
+  for (const ParameterView& parameter : model.parameters()) {
+    known.insert(parameter.name);
+    const TensorView* const tensor = source.Find(parameter.name);
+    std::string module;
+    if (tensor == nullptr) {
+      if (!ParseLoraName(parameter.name, &module)) missing.push_back(parameter.name);
+      continue;
+    }
+    std::string problem = Mismatch(parameter, tensor);
+    if (!problem.empty()) {
+      wrong.push_back(std::move(problem));
+      continue;
+    }
+    match.used.push_back(parameter);
+    match.values += parameter.size;
+  }
+  for (const auto& [name, tensor] : source.tensors) {
+    if (!known.contains(name)) unexpected.push_back(name);
+  }
+  AddList(std::move(missing), "missing", &match.problems);
+  AddList(std::move(unexpected), "unexpected", &match.problems);
+  AddList(std::move(wrong), "of a wrong shape or dtype", &match.problems);
+  return match;
+}
+
+absl::Status LoadWeights(const std::string& path, Source* source, Minimind& model,
+                         ProgressSink& sink) {
+  if (model.config().tie_word_embeddings) LeaveOutTiedHead(path, source, sink);
+  Match match = MatchTensors(*source, model);
+  if (source->folder.has_value()) {
+    for (std::string& problem : ConfigMismatches(source->folder->config, model.config())) {
+      match.problems.push_back(std::move(problem));
+    }
+  }
+  if (!match.problems.empty()) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(path, " does not fit the job's model: ", absl::StrJoin(match.problems, "; ")));
+  }
+  RETURN_IF_ERROR(LoadFlat(
+      match.used, [source](const ParameterView& p) { return source->Find(p.name); },
+      model.flat_parameters()));
+  model.ParametersChanged();
+  const size_t own = model.parameters().size() - match.used.size();
+  sink.OnLog(
+      LogSeverity::kINFO,
+      absl::StrCat("starting from ", path, ": ", match.used.size(), " tensors with ", match.values,
+                   " values used, none missing",
+                   own > 0 ? absl::StrCat(", ", own, " of new adapters") : "",
+                   source->ignored.empty()
+                       ? ""
+                       : absl::StrCat(", not needed: ", absl::StrJoin(source->ignored, ", "))));
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+absl::StatusOr<InitialState> LoadInitialState(const TrainOptions& options, const JobSetup& setup,
+                                              Minimind& model, AdamW& optimizer,
+                                              ProgressSink& sink) {
+  const std::string& path = options.recipe.init_from;
+  const bool lora = options.recipe.lora_rank > 0;
+  absl::StatusOr<Source> source = OpenSource(path, lora, sink);
+  if (!source.ok()) return BlameField(source.status(), kField);
+  if (const absl::Status status = LoadWeights(path, &*source, model, sink); !status.ok()) {
+    return BlameField(status, kField);
+  }
+  if (!source->resume.has_value()) return InitialState();
+  if (lora) {
+    sink.OnLog(LogSeverity::kWARNING,
+               absl::StrCat(path,
+                            ": its optimizer is of the whole model, of which lora trains "
+                            "nothing: the weights alone are taken"));
+    return InitialState();
+  }
+  auto resumed = ResumeReference(*source->resume, options, setup, model, optimizer, sink);
+  if (!resumed.ok()) return BlameField(resumed.status(), kField);
+  return resumed;
+}
+
+}  // namespace mindforge
