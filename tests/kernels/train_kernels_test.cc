@@ -136,8 +136,9 @@ void TrainKernelsTest::CheckSwiGlu() {
   const auto gate_up = Random<T>(n * 2 * c, 1, 4);
   const auto da = Random<T>(n * c, 2);
   std::vector<T> a(n * c), again(n * c), gradient = gate_up;
-  kernels.swiglu(kTwoThreads, n, c, gate_up.data(), a.data());
-  kernels.swiglu_backward(kTwoThreads, n, c, da.data(), gradient.data(), again.data());
+  kernels.swiglu(kTwoThreads, n, c, nullptr, gate_up.data(), a.data());
+  kernels.swiglu_backward(kTwoThreads, n, c, nullptr, da.data(), gradient.data(), again.data(),
+                          nullptr);
   for (int64_t i = 0; i < n * c; ++i) {
     const int64_t at = i / c * 2 * c + i % c;
     const double g = Widen(gate_up[at]), u = Widen(gate_up[at + c]), d = Widen(da[i]);

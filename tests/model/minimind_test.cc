@@ -10,6 +10,7 @@
 #include <string>
 
 #include "tests/model/golden.h"
+#include "tests/model/tiny.h"
 #include "worker/model/aten_minimind.h"
 
 namespace mindforge {
@@ -19,47 +20,12 @@ using ::testing::HasSubstr;
 
 const c10::Device kCpu(c10::kCPU);
 
-std::unique_ptr<Minimind> Make(const ModelConfig& config, MinimindOptions options = {}) {
-  auto model = Minimind::Create(config, kCpu, options);
-  EXPECT_TRUE(model.ok()) << model.status();
-  return std::move(model).value();
-}
+using tiny::Compute;
+using tiny::LossAndGradient;
+using tiny::Make;
+using tiny::RandomMicrobatch;
 
-ModelConfig TinyConfig() {
-  ModelConfig config;
-  config.hidden_size = 48;
-  config.num_hidden_layers = 2;
-  config.vocab_size = 100;
-  config.num_attention_heads = 4;
-  config.num_key_value_heads = 2;
-  config.intermediate_size = 72;
-  config.max_position_embeddings = 256;
-  return config;
-}
-
-Microbatch RandomMicrobatch(const ModelConfig& config, int64_t batch, int64_t length,
-                            uint64_t seed) {
-  auto generator = at::make_generator<at::CPUGeneratorImpl>(seed);
-  Microbatch m;
-  m.input_ids = at::randint(0, config.vocab_size, {batch, length}, generator, at::kLong);
-  m.targets = at::randint(0, config.vocab_size, {batch, length}, generator, at::kLong);
-  m.mask = at::ones({batch, length}, at::kByte);
-  return m;
-}
-
-struct LossAndGradient {
-  double loss;
-  at::Tensor gradient;
-};
-
-LossAndGradient Compute(Minimind& model, const Microbatch& microbatch) {
-  LossAndGradient out;
-  out.gradient = at::full({model.parameter_count()}, 7.0f);
-  auto loss = model.ForwardBackward(microbatch, out.gradient);
-  EXPECT_TRUE(loss.ok()) << loss.status();
-  out.loss = loss->item<double>();
-  return out;
-}
+ModelConfig TinyConfig() { return tiny::Config(); }
 
 class GoldenLogits : public ::testing::TestWithParam<std::tuple<std::string, AttentionPath>> {};
 
@@ -267,16 +233,16 @@ TEST(Minimind, StartsFromPyTorchsDistributions) {
 }
 
 TEST(Minimind, RefusesWhatItCannotTrain) {
-  ModelConfig moe = TinyConfig();
-  moe.use_moe = true;
-  auto refused = Minimind::Create(moe, kCpu, {});
-  EXPECT_EQ(refused.status().code(), absl::StatusCode::kUnimplemented);
-  EXPECT_THAT(refused.status().message(), HasSubstr("use_moe"));
   ModelConfig odd = TinyConfig();
   odd.num_key_value_heads = 3;
-  refused = Minimind::Create(odd, kCpu, {});
+  auto refused = Minimind::Create(odd, kCpu, {});
   EXPECT_EQ(refused.status().code(), absl::StatusCode::kInvalidArgument);
   EXPECT_THAT(refused.status().message(), HasSubstr("num_key_value_heads"));
+  ModelConfig oblong = TinyConfig();
+  oblong.head_dim = 10;
+  refused = Minimind::Create(oblong, kCpu, {.lora_rank = 4});
+  EXPECT_EQ(refused.status().code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_THAT(refused.status().message(), HasSubstr("no square projection"));
 }
 
 TEST(Minimind, NamesTheTokenOutsideTheVocabulary) {

@@ -4,6 +4,8 @@
 #include <gtest/gtest.h>
 
 #include <limits>
+#include <string>
+#include <tuple>
 
 #include "tests/model/golden.h"
 #include "worker/model/adamw.h"
@@ -23,9 +25,9 @@ Microbatch GoldenMicrobatch(const at::Tensor& rows, int64_t pad) {  // int64 [B,
   return m;
 }
 
-void ExpectGoldenTraining(Minimind& model) {
-  const auto tensors = golden::Tensors("train_dense");
-  const auto index = golden::Index().at("train_dense");
+void ExpectGoldenTraining(const std::string& name, Minimind& model) {
+  const auto tensors = golden::Tensors(name);
+  const auto index = golden::Index().at(name);
   const int64_t accumulation = index.at("accumulation");
   const int64_t microbatch = index.at("microbatch");
   const double base = index.at("learning_rate");
@@ -69,17 +71,21 @@ void ExpectGoldenTraining(Minimind& model) {
   EXPECT_LT(static_cast<double>(far), 0.001 * static_cast<double>(model.parameter_count()));
 }
 
-TEST(Training, SixStepsAsTheReferenceFused) {
-  ExpectGoldenTraining(*Minimind::Create(golden::Config("train_dense"), kCpu, {}).value());
+class GoldenTraining : public ::testing::TestWithParam<std::tuple<std::string, AttentionPath>> {};
+
+TEST_P(GoldenTraining, SixStepsAsTheReference) {
+  const auto& [name, path] = GetParam();
+  const MinimindOptions options{ComputeDtype::kFloat32, path};
+  ExpectGoldenTraining(name, *Minimind::Create(golden::Config(name), kCpu, options).value());
 }
 
-TEST(Training, SixStepsAsTheReferencePlain) {
-  const MinimindOptions plain{ComputeDtype::kFloat32, AttentionPath::kPlain};
-  ExpectGoldenTraining(*Minimind::Create(golden::Config("train_dense"), kCpu, plain).value());
-}
+INSTANTIATE_TEST_SUITE_P(All, GoldenTraining,
+                         ::testing::Combine(::testing::Values("train_dense", "train_moe"),
+                                            ::testing::Values(AttentionPath::kFused,
+                                                              AttentionPath::kPlain)));
 
 TEST(Training, SixStepsAsTheReferenceComposed) {
-  ExpectGoldenTraining(*MakeAtenMinimind(golden::Config("train_dense"), kCpu, {}));
+  ExpectGoldenTraining("train_dense", *MakeAtenMinimind(golden::Config("train_dense"), kCpu, {}));
 }
 
 TEST(AdamW, LeavesEverythingAloneWhenTheGradientIsNotFinite) {

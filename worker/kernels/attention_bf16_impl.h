@@ -115,7 +115,9 @@ inline void PairRows(const Bf16* tile, int64_t padded, Pair* out) {
 
 MF_INLINE __m256i RoundPair(F v) { return reinterpret_cast<__m256i>(_mm512_cvtneps_pbh(v)); }
 
+// Dropout, rarely wanted, takes the float32 tiles.
 inline int64_t PairAttentionWorkspace(const AttentionShape<Bf16>& s) {
+  if (s.dropout != nullptr) return AttentionWorkspace(s);
   return s.batch * s.kv_heads * TileSizes(s).floats;
 }
 
@@ -163,6 +165,7 @@ inline void PairAttentionTileRow(const AttentionShape<Bf16>& s, const TileSizes&
 inline void PairAttention(const Parallel& parallel, const AttentionShape<Bf16>& s, const Bf16* q,
                           const Bf16* k, const Bf16* v, Bf16* out, float* log2_sum,
                           float* workspace) {
+  if (s.dropout != nullptr) return Attention(parallel, s, q, k, v, out, log2_sum, workspace);
   const TileSizes z(s);
   auto* packed = reinterpret_cast<Pair*>(workspace);  // per kv head: keys, then values
   parallel.For(s.batch * s.kv_heads, [&](int64_t task) {
@@ -222,6 +225,7 @@ struct PairBuffers {
 };
 
 inline int64_t PairBackwardWorkspace(const AttentionShape<Bf16>& s) {
+  if (s.dropout != nullptr) return AttentionBackwardWorkspace(s);
   return s.batch * s.kv_heads * PairBuffers::Floats(TileSizes(s));
 }
 
@@ -289,6 +293,9 @@ inline void PairAttentionBackward(const Parallel& parallel, const AttentionShape
                                   const Bf16* q, const Bf16* k, const Bf16* v, const Bf16* out,
                                   const float* log2_sum, const Bf16* d_out, Bf16* dq, Bf16* dk,
                                   Bf16* dv, float* workspace) {
+  if (s.dropout != nullptr) {
+    return AttentionBackward(parallel, s, q, k, v, out, log2_sum, d_out, dq, dk, dv, workspace);
+  }
   const TileSizes z(s);
   const int64_t group = s.heads / s.kv_heads;
   const int64_t floats = PairBuffers::Floats(z);

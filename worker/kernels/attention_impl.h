@@ -3,6 +3,7 @@
 #pragma once
 
 #include "worker/kernels/attention_tile.h"
+#include "worker/kernels/dropout_impl.h"
 
 namespace mindforge {
 namespace MINDFORGE_ISA {
@@ -48,6 +49,21 @@ inline void MaskScores(const Visibility& visible, int64_t query_begin, int64_t k
     }
   }
 }
+
+// Which probabilities of a tile are dropped; `site` null: none.
+struct TileDropout {
+  const DropoutSite* site;
+  int64_t head;
+  int64_t batch;
+
+  // Multiplies row `r` of `tile` [queries, keys].
+  MF_INLINE void Apply(int64_t query, int64_t key_tile, float* row) const {
+    static_assert(kTile == kDropoutGroup, "a tile's row is one group of columns");
+    alignas(64) float keep[kTile];
+    DropoutGroup(*site, head, batch, query, key_tile, keep);
+    for (int64_t j = 0; j < kTile; j += W) Store(row + j, Load(row + j) * Load(keep + j));
+  }
+};
 
 // Running softmax of one row: scores become probabilities relative to the maximum so far, the
 // row's output is rescaled.
@@ -100,6 +116,7 @@ void AttentionTileRow(const AttentionShape<T>& s, const TileSizes& z, int64_t ba
   alignas(64) float scores[kTile * kTile];
   float maximum[kTile], sum[kTile];
   const Visibility visible(s, batch);
+  const TileDropout dropout{s.dropout, head, batch};
   const int64_t query_begin = query_tile * kTile;
   PackRows(q + s.Start(batch) * s.stride + head * s.head_dim, s.stride, query_begin, visible.length,
            s.head_dim, z.padded, queries);
@@ -118,6 +135,9 @@ void AttentionTileRow(const AttentionShape<T>& s, const TileSizes& z, int64_t ba
     for (int64_t r = 0; r < kTile; ++r) {
       SoftmaxRow(scores + r * kTile, z.scale * kLog2E, maximum + r, sum + r, result + r * z.padded,
                  z.padded);
+      if (s.dropout != nullptr) {
+        dropout.Apply(query_begin + r, key_tile, scores + r * kTile);
+      }
     }
     Product(kTile, z.padded, kTile, {scores, kTile, 1}, values, z.padded, true, result, z.padded);
   }
@@ -207,7 +227,8 @@ void StoreGradient(const AttentionShape<T>& s, const TileSizes& z, int64_t lengt
 }
 
 inline void BackwardTile(int64_t head_dim, const TileSizes& z, const Visibility& visible,
-                         const BackwardBuffers& b, int64_t query_tile, int64_t key_tile) {
+                         const TileDropout& dropout, const BackwardBuffers& b, int64_t query_tile,
+                         int64_t key_tile) {
   alignas(64) float p[kTile * kTile];
   alignas(64) float ds[kTile * kTile];
   const int64_t query_at = query_tile * kTile * z.padded;
@@ -220,6 +241,7 @@ inline void BackwardTile(int64_t head_dim, const TileSizes& z, const Visibility&
     MaskScores(visible, query_tile * kTile, key_tile * kTile, p);
   }
   for (int64_t r = 0; r < kTile; ++r) {
+    if (dropout.site != nullptr) dropout.Apply(query_tile * kTile + r, key_tile, ds + r * kTile);
     const float row_sum = b.log2_sum[query_tile * kTile + r];
     const float delta = b.delta[query_tile * kTile + r];
     for (int64_t j = r * kTile; j < (r + 1) * kTile; j += W) {
@@ -227,6 +249,7 @@ inline void BackwardTile(int64_t head_dim, const TileSizes& z, const Visibility&
       Store(p + j, probability);
       Store(ds + j, probability * (Load(ds + j) - delta) * z.scale);
     }
+    if (dropout.site != nullptr) dropout.Apply(query_tile * kTile + r, key_tile, p + r * kTile);
   }
   Product(kTile, z.padded, kTile, {p, 1, kTile}, b.d_out + query_at, z.padded, true, b.dv + key_at,
           z.padded);
@@ -272,7 +295,7 @@ void AttentionBackward(const Parallel& parallel, const AttentionShape<T>& s, con
       }
       for (int64_t query = 0; query < Tiles(length); ++query) {
         for (int64_t key = visible.FirstTile(query * kTile); key <= query; ++key) {
-          BackwardTile(s.head_dim, z, visible, b, query, key);
+          BackwardTile(s.head_dim, z, visible, {s.dropout, head, batch}, b, query, key);
         }
       }
       StoreGradient(s, z, length, b.dq, dq + q_at);

@@ -2,7 +2,10 @@
 #pragma once
 
 #include "worker/kernels/attention_impl.h"
+#include "worker/kernels/dropout_impl.h"
+#include "worker/kernels/moe_impl.h"
 #include "worker/kernels/optimizer_impl.h"
+#include "worker/kernels/qk_norm_impl.h"
 #include "worker/kernels/rows_impl.h"
 
 namespace mindforge {
@@ -16,8 +19,16 @@ TrainKernels<T> MakeTrainKernels() {
   k.add_norm = AddNorm<T>;
   k.norm_backward = NormBackward<T>;
   k.rope = Rope<T>;
+  k.qk_norm = QkNorm<T>;
+  k.qk_norm_backward = QkNormBackward<T>;
   k.swiglu = SwiGlu<T>;
   k.swiglu_backward = SwiGluBackward<T>;
+  k.dropout = Dropout<T>;
+  k.route = Route<T>;
+  k.gather_rows = GatherRows<T>;
+  k.combine_rows = CombineRows<T>;
+  k.route_backward = RouteBackward;
+  k.router_weight_gradient = RouterWeightGradient<T>;
   k.cross_entropy = CrossEntropy<T>;
   k.from_float = Convert<float, T>;
   k.to_float = Convert<T, float>;
@@ -25,6 +36,7 @@ TrainKernels<T> MakeTrainKernels() {
   k.attention_backward_workspace = AttentionBackwardWorkspace<T>;
   k.attention = Attention<T>;
   k.attention_backward = AttentionBackward<T>;
+  k.dropout_scores = DropoutScores;
   return k;
 }
 

@@ -93,7 +93,7 @@ MF_INLINE void NormBackwardRow(int64_t c, const T* dy, const float* h, float rst
     const F gradient = LoadUpTo(dy + i, c - i);
     const F through = gradient * normal;
     dot += through * LoadUpTo(w + i, c - i);
-    StoreUpTo(dw + i, LoadUpTo(dw + i, c - i) + through, c - i);
+    if (dw != nullptr) StoreUpTo(dw + i, LoadUpTo(dw + i, c - i) + through, c - i);
   }
   const float mean = Sum(dot) / static_cast<float>(c);
   for (int64_t i = 0; i < c; i += W) {
@@ -111,8 +111,8 @@ void NormBackward(const Parallel& parallel, int64_t n, int64_t c, const T* dy, c
                   float* dw, float* partials) {
   const int64_t blocks = NormPartials(n);
   parallel.For(blocks, [&](int64_t block) {
-    float* partial = partials + block * c;
-    __builtin_memset(partial, 0, c * sizeof(float));
+    float* partial = dw == nullptr ? nullptr : partials + block * c;
+    if (partial != nullptr) __builtin_memset(partial, 0, c * sizeof(float));
     const int64_t end = Min(n, (block + 1) * kNormBlockRows);
     for (int64_t row = block * kNormBlockRows; row < end; ++row) {
       const int64_t at = row * c;
@@ -120,7 +120,7 @@ void NormBackward(const Parallel& parallel, int64_t n, int64_t c, const T* dy, c
                       dh_cast == nullptr ? nullptr : dh_cast + at, partial);
     }
   });
-  for (int64_t i = 0; i < c; i += W) {
+  for (int64_t i = 0; i < c && dw != nullptr; i += W) {
     F sum = F{};
     for (int64_t block = 0; block < blocks; ++block) {
       sum += LoadUpTo(partials + block * c + i, c - i);
@@ -152,33 +152,42 @@ void Rope(const Parallel& parallel, int64_t n, const int32_t* positions, int64_t
 }
 
 template <typename T>
-void SwiGlu(const Parallel& parallel, int64_t n, int64_t c, const T* gate_up, T* a) {
+void SwiGlu(const Parallel& parallel, int64_t n, int64_t c, const float* row_scale,
+            const T* gate_up, T* a) {
   ForRows(parallel, n, [&](int64_t row) {
     const T* gate = gate_up + row * 2 * c;
     const T* up = gate + c;
     T* out = a + row * c;
+    const float scale = row_scale == nullptr ? 1.0f : row_scale[row];
     for (int64_t i = 0; i < c; i += W) {
       const F g = LoadUpTo(gate + i, c - i);
-      StoreUpTo(out + i, g / (1.0f + Exp(-g)) * LoadUpTo(up + i, c - i), c - i);
+      StoreUpTo(out + i, g / (1.0f + Exp(-g)) * LoadUpTo(up + i, c - i) * scale, c - i);
     }
   });
 }
 
 template <typename T>
-void SwiGluBackward(const Parallel& parallel, int64_t n, int64_t c, const T* da, T* gate_up, T* a) {
+void SwiGluBackward(const Parallel& parallel, int64_t n, int64_t c, const float* row_scale,
+                    const T* da, T* gate_up, T* a, float* d_row_scale) {
   ForRows(parallel, n, [&](int64_t row) {
     T* gate = gate_up + row * 2 * c;
     T* up = gate + c;
+    const float scale = row_scale == nullptr ? 1.0f : row_scale[row];
+    F dot = F{};
     for (int64_t i = 0; i < c; i += W) {
       const F g = LoadUpTo(gate + i, c - i);
       const F u = LoadUpTo(up + i, c - i);
       const F d = LoadUpTo(da + row * c + i, c - i);
       const F sigmoid = 1.0f / (1.0f + Exp(-g));
       const F silu = g * sigmoid;
-      StoreUpTo(gate + i, d * u * (sigmoid + silu * (1.0f - sigmoid)), c - i);
-      StoreUpTo(up + i, d * silu, c - i);
-      StoreUpTo(a + row * c + i, silu * u, c - i);
+      const F product = silu * u;
+      dot += d * product;
+      const F scaled = d * scale;
+      StoreUpTo(gate + i, scaled * u * (sigmoid + silu * (1.0f - sigmoid)), c - i);
+      StoreUpTo(up + i, scaled * silu, c - i);
+      StoreUpTo(a + row * c + i, product * scale, c - i);
     }
+    if (d_row_scale != nullptr) d_row_scale[row] = Sum(dot);
   });
 }
 

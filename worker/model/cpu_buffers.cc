@@ -1,6 +1,6 @@
 #include "worker/model/cpu_buffers.h"
 
-#include <ATen/Functions.h>
+#include <ATen/ops/empty.h>
 
 #include <algorithm>
 
@@ -8,37 +8,67 @@
 
 namespace mindforge {
 
-void CpuBuffers::Add(at::Tensor* view, at::ScalarType type, int64_t columns) {
-  slots_.push_back({view, at::empty({capacity_, columns}, type), columns});
+CpuBuffers::CpuBuffers(const ModelSizes& sizes, at::ScalarType type, bool dropout)
+    : sizes_(sizes), type_(type), dropout_(dropout) {}
+
+int64_t CpuBuffers::Count(Rows rows, int64_t tokens) const {
+  const int64_t slots =
+      ExpertSlots::MostSlots(tokens, sizes_.experts, sizes_.top_k, slot_multiple());
+  switch (rows) {
+    case Rows::kTokens:
+      return tokens;
+    case Rows::kSlots:
+      return slots;
+    case Rows::kMost:
+      break;
+  }
+  return std::max(tokens, slots);
+}
+
+void CpuBuffers::Add(at::Tensor* view, at::ScalarType type, int64_t columns, Rows rows) {
+  views_.push_back({view, at::empty({Count(rows, capacity_), columns}, type), rows});
+}
+
+void CpuBuffers::AddLayer(LayerBuffers& layer) {
+  Add(&layer.h1, at::kFloat, sizes_.hidden);
+  Add(&layer.rstd1, at::kFloat, 1);
+  Add(&layer.x1, type_, sizes_.hidden);
+  if (sizes_.qk_norm) Add(&layer.projected, type_, sizes_.qkv);
+  Add(&layer.qkv, type_, sizes_.qkv);
+  Add(&layer.attention, type_, sizes_.attention);
+  Add(&layer.log2_sum, at::kFloat, sizes_.heads);
+  Add(&layer.h2, at::kFloat, sizes_.hidden);
+  Add(&layer.rstd2, at::kFloat, 1);
+  Add(&layer.x2, type_, sizes_.hidden);
+  Add(&layer.gate_up, type_, 2 * sizes_.inner, sizes_.experts > 0 ? Rows::kSlots : Rows::kTokens);
+  layer.shared_gate_up.resize(sizes_.shared);
+  for (at::Tensor& shared : layer.shared_gate_up) Add(&shared, type_, 2 * sizes_.inner);
 }
 
 void CpuBuffers::Allocate(int64_t tokens) {
   capacity_ = tokens;
-  slots_.clear();
-  layers.assign(sizes_.layers, {});
-  for (LayerBuffers& layer : layers) {
-    Add(&layer.h1, at::kFloat, sizes_.hidden);
-    Add(&layer.rstd1, at::kFloat, 1);
-    Add(&layer.x1, type_, sizes_.hidden);
-    Add(&layer.qkv, type_, sizes_.qkv);
-    Add(&layer.attention, type_, sizes_.attention);
-    Add(&layer.log2_sum, at::kFloat, sizes_.heads);
-    Add(&layer.h2, at::kFloat, sizes_.hidden);
-    Add(&layer.rstd2, at::kFloat, 1);
-    Add(&layer.x2, type_, sizes_.hidden);
-    Add(&layer.gate_up, type_, 2 * sizes_.inner);
-  }
+  views_.clear();
+  layers.resize(sizes_.layers);
+  for (LayerBuffers& layer : layers) AddLayer(layer);
   Add(&h, at::kFloat, sizes_.hidden);
   Add(&rstd, at::kFloat, 1);
   Add(&row_loss, at::kFloat, 1);
   Add(&dh, at::kFloat, sizes_.hidden);
   Add(&logits, type_, sizes_.vocab);
   for (at::Tensor* wide : {&x, &x_listed, &dx_listed, &delta, &dx}) Add(wide, type_, sizes_.hidden);
-  for (at::Tensor* wide : {&inner, &dinner}) Add(wide, type_, sizes_.inner);
+  for (at::Tensor* wide : {&inner, &dinner}) Add(wide, type_, sizes_.inner, Rows::kMost);
   Add(&dattention, type_, sizes_.attention);
   Add(&dqkv, type_, sizes_.qkv);
   if (type_ != at::kFloat) Add(&dh_cast, type_, sizes_.hidden);
-  partials = at::empty({NormPartials(tokens), sizes_.hidden}, at::kFloat);
+  if (dropout_) Add(&dropped, type_, sizes_.hidden);
+  if (sizes_.rank > 0) Add(&low_rank, type_, sizes_.rank, Rows::kMost);
+  if (sizes_.experts > 0) {
+    for (at::Tensor* wide : {&x_slots, &y_slots}) Add(wide, type_, sizes_.hidden, Rows::kSlots);
+    Add(&d_slot_weights, at::kFloat, 1, Rows::kSlots);
+    Add(&d_router, at::kFloat, sizes_.experts);
+  }
+  partials =
+      at::empty({NormPartials(tokens), std::max(sizes_.hidden, 2 * sizes_.head_dim)}, at::kFloat);
   if (type_ != at::kFloat && !product.defined()) {
     const int64_t largest =
         sizes_.hidden * std::max({sizes_.vocab, 2 * sizes_.inner, sizes_.qkv, sizes_.attention});
@@ -50,7 +80,9 @@ void CpuBuffers::Resize(int64_t tokens) {
   if (tokens == tokens_) return;
   if (tokens > capacity_) Allocate(tokens);
   tokens_ = tokens;
-  for (const Slot& slot : slots_) *slot.view = slot.storage.narrow(0, 0, tokens);
+  for (const View& view : views_) {
+    *view.view = view.storage.narrow(0, 0, Count(view.rows, tokens));
+  }
   if (type_ == at::kFloat) dh_cast = dh;
 }
 

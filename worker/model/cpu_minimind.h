@@ -7,10 +7,7 @@
 
 namespace mindforge {
 
-// UNIMPLEMENTED names what this backend cannot do.
-absl::Status CheckCpuSupport(const ModelConfig& config, const MinimindOptions& options);
-
-// REQUIRES: `config` passed Minimind::Create's checks and CheckCpuSupport.
+// REQUIRES: `config` passed Minimind::Create's checks; options.compute is not float16.
 std::unique_ptr<Minimind> MakeCpuMinimind(const ModelConfig& config,
                                           const MinimindOptions& options);
 

@@ -53,26 +53,27 @@ at::Tensor VisiblePairs(int64_t length, c10::Device device, const at::Tensor& do
 }
 
 at::Tensor PlainAttention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
-                          const at::Tensor& visible) {
+                          const at::Tensor& visible, const at::Tensor& dropout) {
   const int64_t heads = q.size(2);
-  const at::Tensor p = Probabilities(q, Expand(k, heads), visible).to(v.scalar_type());
-  return at::matmul(p, Expand(v, heads)).transpose(1, 2);
+  at::Tensor p = Probabilities(q, Expand(k, heads), visible);
+  if (dropout.defined()) p = p * dropout;
+  return at::matmul(p.to(v.scalar_type()), Expand(v, heads)).transpose(1, 2);
 }
 
-std::tuple<at::Tensor, at::Tensor, at::Tensor> PlainAttentionBackward(const at::Tensor& q,
-                                                                      const at::Tensor& k,
-                                                                      const at::Tensor& v,
-                                                                      const at::Tensor& visible,
-                                                                      const at::Tensor& d_out) {
+std::tuple<at::Tensor, at::Tensor, at::Tensor> PlainAttentionBackward(
+    const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, const at::Tensor& visible,
+    const at::Tensor& d_out, const at::Tensor& dropout) {
   const int64_t heads = q.size(2);
   const int64_t kv_heads = k.size(2);
   const at::Tensor keys = Expand(k, heads);
   const at::Tensor d = d_out.transpose(1, 2);
   const at::Tensor p = Probabilities(q, keys, visible);
-  const at::Tensor dp = at::matmul(d, Expand(v, heads).transpose(2, 3)).to(at::kFloat);
+  at::Tensor dp = at::matmul(d, Expand(v, heads).transpose(2, 3)).to(at::kFloat);
+  if (dropout.defined()) dp = dp * dropout;
   const at::Tensor ds =
       ((dp - (dp * p).sum(-1, /*keepdim=*/true)) * p * Scale(q)).to(q.scalar_type());
-  const at::Tensor dv = at::matmul(p.to(v.scalar_type()).transpose(2, 3), d);
+  const at::Tensor kept = dropout.defined() ? p * dropout : p;
+  const at::Tensor dv = at::matmul(kept.to(v.scalar_type()).transpose(2, 3), d);
   const at::Tensor dk = at::matmul(ds.transpose(2, 3), q.transpose(1, 2));
   return {at::matmul(ds, keys).transpose(1, 2), SumGroups(dk, kv_heads), SumGroups(dv, kv_heads)};
 }

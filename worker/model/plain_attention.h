@@ -14,15 +14,14 @@ at::Tensor VisiblePairs(int64_t length, c10::Device device, const at::Tensor& do
                         const at::Tensor& padding_mask);
 
 // q [B, T, heads, D], k and v [B, T, kv_heads, D], any strides; returns [B, T, heads, D]. A query
-// that sees nothing gives 0.
+// that sees nothing gives 0. `dropout`: float32 [B, heads, T, T], what each probability is
+// multiplied with after the softmax; undefined: nothing.
 at::Tensor PlainAttention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
-                          const at::Tensor& visible);
+                          const at::Tensor& visible, const at::Tensor& dropout = {});
 
 // Gradients of q, k and v, shaped like them.
-std::tuple<at::Tensor, at::Tensor, at::Tensor> PlainAttentionBackward(const at::Tensor& q,
-                                                                      const at::Tensor& k,
-                                                                      const at::Tensor& v,
-                                                                      const at::Tensor& visible,
-                                                                      const at::Tensor& d_out);
+std::tuple<at::Tensor, at::Tensor, at::Tensor> PlainAttentionBackward(
+    const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, const at::Tensor& visible,
+    const at::Tensor& d_out, const at::Tensor& dropout = {});
 
 }  // namespace mindforge

@@ -23,10 +23,12 @@ void TokenRows::SetRows(const TokenSource& source, bool trim, bool fill) {
   starts.assign(1, 0);
   ids.clear();
   positions.clear();
+  rows.clear();
   first_key.clear();
   for (int64_t row = 0; row < batch; ++row) {
     const int64_t at = row * source.length;
     const int64_t length = trim ? UsefulLength(source.mask + at, source.length) : source.length;
+    rows.insert(rows.end(), length, static_cast<int32_t>(row));
     ids.insert(ids.end(), source.ids + at, source.ids + at + length);
     for (int64_t i = 0; i < length; ++i) {
       positions.push_back(static_cast<int32_t>(i));
@@ -41,11 +43,12 @@ void TokenRows::SetRows(const TokenSource& source, bool trim, bool fill) {
   size = fill ? FilledUp(tokens) : tokens;
   ids.resize(size, 0);
   positions.resize(size, 0);
+  rows.resize(size, 0);
   if (source.documents != nullptr) first_key.resize(size, 0);
 }
 
-void TokenRows::SetTraining(const TokenSource& source, bool exact) {
-  SetRows(source, /*trim=*/!exact, /*fill=*/!exact);
+void TokenRows::SetTraining(const TokenSource& source, bool trim, bool fill) {
+  SetRows(source, trim, fill);
   counted = 0;
   for (int64_t i = 0; i < source.batch * source.length; ++i) counted += source.mask[i] != 0;
   all_logits = FilledUp(counted) >= size;

@@ -30,6 +30,7 @@ struct TokenRows {
   std::vector<int64_t> starts;     // [batch + 1]
   std::vector<int64_t> ids;        // [size], filling 0
   std::vector<int32_t> positions;  // [size], in the row
+  std::vector<int32_t> rows;       // [size], filling 0
   std::vector<int32_t> first_key;  // [size] with documents, else empty
   // Rows whose logits are needed: all of `size` in order when `all_logits`, else those listed,
   // filled up with -1.
@@ -38,9 +39,9 @@ struct TokenRows {
   std::vector<int64_t> logit_targets;  // [size or listed]
   std::vector<uint8_t> logit_mask;     // 0 for filling and uncounted targets
 
-  // For training. `exact`: rows keep their length and nothing is filled up (the plain attention
-  // needs a rectangle).
-  void SetTraining(const TokenSource& source, bool exact);
+  // For training. Not `trim`: rows keep their length (the balance loss counts every token); not
+  // `fill`: nothing is filled up (the plain attention needs a rectangle).
+  void SetTraining(const TokenSource& source, bool trim, bool fill);
   // For evaluation: the logits of each row's last `keep` positions.
   void SetEvaluation(const TokenSource& source, int64_t keep);
 
