@@ -1,6 +1,7 @@
 #include "common/grpc_server.h"
 
 #include <mutex>
+#include <thread>
 #include <utility>
 
 #include "absl/strings/ascii.h"
@@ -11,6 +12,7 @@
 #include "common/grpc_metrics.h"
 #include "common/net.h"
 #include "common/status_macros.h"
+#include "grpc/grpc.h"
 #include "grpcpp/ext/proto_server_reflection_plugin.h"
 #include "grpcpp/health_check_service_interface.h"
 #include "grpcpp/resource_quota.h"
@@ -23,6 +25,9 @@ constexpr size_t kMaxTokenBytes = 4096;
 constexpr size_t kMinTokenBytes = 16;
 // Threads of handlers that run at once; calls beyond are refused with RESOURCE_EXHAUSTED.
 constexpr int kMaxThreads = 1024;
+
+// What calls that have ended may still take to leave through the sockets.
+constexpr absl::Duration kLastBytes = absl::Milliseconds(200);
 
 // gRPC offers health and reflection only for all servers of a process at once.
 void EnableHealthAndReflection() {
@@ -117,15 +122,14 @@ absl::StatusOr<std::unique_ptr<GrpcServer>> GrpcServer::Start(
   EnableHealthAndReflection();
   grpc::ServerBuilder builder;
   SetArguments(builder);
-  if (options.metrics != nullptr) {
-    std::vector<std::unique_ptr<grpc::experimental::ServerInterceptorFactoryInterface>> creators;
-    creators.push_back(MakeMetricsInterceptor(*options.metrics));
-    builder.experimental().SetInterceptorCreators(std::move(creators));
-  }
+  std::unique_ptr<GrpcServer> server(new GrpcServer);
+  std::vector<std::unique_ptr<grpc::experimental::ServerInterceptorFactoryInterface>> creators;
+  creators.push_back(MakeCountInterceptor(server->calls_));
+  if (options.metrics != nullptr) creators.push_back(MakeMetricsInterceptor(*options.metrics));
+  builder.experimental().SetInterceptorCreators(std::move(creators));
   int port = 0;
   builder.AddListeningPort(address.ToString(), MakeServerCredentials(std::move(auth)), &port);
   for (grpc::Service* service : services) builder.RegisterService(service);
-  std::unique_ptr<GrpcServer> server(new GrpcServer);
   server->server_ = builder.BuildAndStart();
   if (server->server_ == nullptr || port == 0) return ListenFailure(options, address);
   server->port_ = port;
@@ -141,9 +145,39 @@ void GrpcServer::SetServing(const std::string& service, bool serving) {
   server_->GetHealthCheckService()->SetServingStatus(service, serving);
 }
 
+// gRPC waits until its connections are gone, and a client that makes no call may not read that it
+// should go.
+void GrpcServer::EndIdleConnections(absl::Duration deadline) {
+  const absl::Time end = absl::Now() + deadline;
+  while (calls_->WaitForNone(end - absl::Now())) {
+    {
+      MutexLock lock(drain_mutex_);
+      const bool ended = shutdown_ended_.WaitFor(drain_mutex_, kLastBytes, [this] {
+        drain_mutex_.AssertHeld();
+        return ended_;
+      });
+      if (ended) return;
+    }
+    if (!calls_->WaitForNone(absl::ZeroDuration())) continue;  // one had arrived before the refusal
+    grpc_server_cancel_all_calls(server_->c_server());
+    return;
+  }
+}
+
 void GrpcServer::Drain(absl::Duration deadline) {
   server_->GetHealthCheckService()->Shutdown();
+  {
+    MutexLock lock(drain_mutex_);
+    ended_ = false;
+  }
+  std::thread closer([this, deadline] { EndIdleConnections(deadline); });
   server_->Shutdown(absl::ToChronoTime(absl::Now() + deadline));
+  {
+    MutexLock lock(drain_mutex_);
+    ended_ = true;
+    shutdown_ended_.SignalAll();
+  }
+  closer.join();
   server_->Wait();
 }
 

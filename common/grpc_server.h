@@ -10,7 +10,9 @@
 #include "absl/status/statusor.h"
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
+#include "common/call_count.h"
 #include "common/metrics.h"
+#include "common/mutex.h"
 #include "grpcpp/server.h"
 #include "grpcpp/server_builder.h"
 
@@ -63,15 +65,22 @@ class GrpcServer {
   void SetServing(const std::string& service, bool serving);
 
   // Health turns NOT_SERVING, new calls are refused, running ones have until `deadline`, then are
-  // cancelled. Returns when all are done.
+  // cancelled. Returns when all are done: clients that only hold a connection are not waited for.
   void Drain(absl::Duration deadline);
 
  private:
   GrpcServer() = default;
+  // Ends the connections once no call is under way; returns at the latest when the shutdown has
+  // ended or `deadline` has passed.
+  void EndIdleConnections(absl::Duration deadline);
 
   std::string address_;
   int port_ = 0;
+  const std::shared_ptr<CallCount> calls_ = std::make_shared<CallCount>();
   std::unique_ptr<grpc::Server> server_;
+  Mutex drain_mutex_;
+  CondVar shutdown_ended_;
+  bool ended_ ABSL_GUARDED_BY(drain_mutex_) = false;
 };
 
 }  // namespace mindforge

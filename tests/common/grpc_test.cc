@@ -1,11 +1,20 @@
 // grpc_status.h, grpc_server.h, grpc_client.h: a server and a client in one process.
-#include <atomic>
+#include <netinet/in.h>
+#include <sys/socket.h>
+#include <unistd.h>
 
+#include <atomic>
+#include <string>
+#include <thread>
+
+#include "common/check.h"
 #include "common/durable_file.h"
 #include "common/grpc_client.h"
 #include "common/grpc_server.h"
 #include "common/grpc_status.h"
+#include "common/mutex.h"
 #include "common/subprocess.h"
+#include "common/unique_fd.h"
 #include "gmock/gmock.h"
 #include "google/rpc/status.pb.h"
 #include "grpc/health/v1/health.grpc.pb.h"
@@ -27,6 +36,12 @@ class EchoService : public v1::WorkerService::Service {
                            v1::ListWorkersResponse*) override {
     saw_token = context->client_metadata().count("authorization") > 0;
     ++calls;
+    MutexLock lock(mutex_);
+    changed_.SignalAll();
+    changed_.Wait(mutex_, [this] {
+      mutex_.AssertHeld();
+      return !held_;
+    });
     return grpc::Status::OK;
   }
   grpc::Status DrainWorker(grpc::ServerContext*, const v1::DrainWorkerRequest*,
@@ -34,8 +49,28 @@ class EchoService : public v1::WorkerService::Service {
     return ToGrpcStatus(InvalidArgument("worker", "is empty"));
   }
 
+  // From now on calls of ListWorkers wait until Release.
+  void Hold() {
+    MutexLock lock(mutex_);
+    held_ = true;
+  }
+  void Release() {
+    MutexLock lock(mutex_);
+    held_ = false;
+    changed_.SignalAll();
+  }
+  void AwaitCall() {
+    MutexLock lock(mutex_);
+    changed_.Wait(mutex_, [this] { return calls > 0; });
+  }
+
   std::atomic<int> calls = 0;
   std::atomic<bool> saw_token = false;
+
+ private:
+  Mutex mutex_;
+  CondVar changed_;
+  bool held_ ABSL_GUARDED_BY(mutex_) = false;
 };
 
 absl::Status List(const std::shared_ptr<grpc::Channel>& channel) {
@@ -214,6 +249,47 @@ TEST_F(GrpcTest, CountsCallsByMethodAndCode) {
                               "\"ListWorkers\",grpc_service=\"mindforge.v1.WorkerService\"} 1"));
   EXPECT_THAT(text, HasSubstr("grpc_code=\"Unauthenticated\""));
   EXPECT_THAT(text, HasSubstr("grpc_server_handling_seconds_count{grpc_method=\"ListWorkers\""));
+}
+
+// A connection that said hello as HTTP/2 does and never reads what the server says.
+UniqueFd ConnectAndIgnore(int port) {
+  UniqueFd fd(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
+  sockaddr_in address{};
+  address.sin_family = AF_INET;
+  address.sin_port = htons(static_cast<uint16_t>(port));
+  address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+  MF_CHECK_EQ(::connect(fd.get(), reinterpret_cast<sockaddr*>(&address), sizeof(address)), 0);
+  const std::string hello("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\4\0\0\0\0\0", 33);
+  MF_CHECK_EQ(::write(fd.get(), hello.data(), hello.size()), static_cast<ssize_t>(hello.size()));
+  char settings = 0;  // the server's answer: it takes this for a connection
+  MF_CHECK_EQ(::read(fd.get(), &settings, 1), 1);
+  return fd;
+}
+
+TEST_F(GrpcTest, ADrainDoesNotWaitForAConnectionWithoutCalls) {
+  const auto server = StartServer({});
+  const UniqueFd idle = ConnectAndIgnore(server->port());
+  const auto channel = *MakeChannel(server->address());
+  ASSERT_TRUE(List(channel).ok());
+  const absl::Time start = absl::Now();
+  server->Drain(absl::Seconds(10));
+  EXPECT_LT(absl::Now() - start, absl::Seconds(5));
+}
+
+// A call under way has its time, and its answer arrives whole.
+TEST_F(GrpcTest, ADrainWaitsForACallUnderWay) {
+  const auto server = StartServer({});
+  const auto channel = *MakeChannel(server->address());
+  service_.Hold();
+  absl::Status status = absl::UnknownError("not called");
+  std::thread call([&] { status = List(channel); });
+  service_.AwaitCall();
+  std::thread drain([&] { server->Drain(absl::Minutes(1)); });
+  while (Health(channel, "") == "SERVING") continue;  // until the drain has begun
+  service_.Release();
+  call.join();
+  drain.join();
+  EXPECT_TRUE(status.ok()) << status;
 }
 
 TEST_F(GrpcTest, AnUnreachableServerIsUnavailable) {
