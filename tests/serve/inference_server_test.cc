@@ -141,6 +141,42 @@ TEST(InferenceOptions, ListsEveryValueThatCannotBe) {
   EXPECT_EQ(GetViolations(status).size(), 5u) << status;
 }
 
+TEST(InferenceOptions, HowAModelIsLoadedGoesWithTheModel) {
+  v1::InferenceConfig config;
+  config.set_lora("polite.pth");
+  config.mutable_rope_scaling()->set_type("yarn");
+  config.set_prompt_style(v1::PROMPT_STYLE_CHAT);
+  EXPECT_EQ(GetViolations(ReadInferenceOptions(config).status()).size(), 3u);
+  config.set_model("/models/a");
+  const auto options = ReadInferenceOptions(config);
+  ASSERT_TRUE(options.ok()) << options.status();
+  EXPECT_EQ(options->lora, "polite.pth");
+  EXPECT_EQ(options->rope_scaling->type(), "yarn");
+  EXPECT_EQ(options->prompt_style, v1::PROMPT_STYLE_CHAT);
+}
+
+TEST(InferenceServer, AsksForTheModelAsTheOptionsSay) {
+  InferenceOptions options = Options("/models/poems/");
+  options.lora = "/adapters/polite.pth";
+  options.rope_scaling.emplace().set_type("yarn");
+  options.prompt_style = v1::PROMPT_STYLE_CHAT;
+  v1::DesiredModel asked;
+  FakeModelControl control;
+  auto server = InferenceServer::Start(
+      options, [&](const v1::DesiredModel& desired) -> absl::StatusOr<LoadedModel> {
+        asked = desired;
+        LoadedModel loaded{.model = TestModel(desired.deployment(), desired.weights_version())};
+        loaded.runner = std::make_unique<EchoModelRunner>(
+            FakeModelOptions{.vocab_size = kVocab, .max_context = 256}, &control);
+        return loaded;
+      });
+  ASSERT_TRUE(server.ok() && (*server)->WaitForModel().ok());
+  EXPECT_EQ(asked.weights_version(), "poems+polite.pth+rope-yarn");
+  EXPECT_EQ(asked.lora_path(), "/adapters/polite.pth");
+  EXPECT_EQ(asked.rope_scaling().type(), "yarn");
+  EXPECT_EQ(asked.prompt_style(), v1::PROMPT_STYLE_CHAT);
+}
+
 TEST(InferenceOptions, HasTheDefaultsOfTheContract) {
   const InferenceOptions options = *ReadInferenceOptions({});
   EXPECT_EQ(options.coordinator, "127.0.0.1:7070");

@@ -41,6 +41,7 @@ inline std::shared_ptr<ServedModel> TestModel(const std::string& name, const std
   model->eos_ids = {2};
   model->config_json = "{\"hidden_size\":64}";
   model->parameter_count = 1000;
+  model->rope_scaling.set_type("none");
   model->dtype = "float32";
   model->device = "cpu";
   model->numerics_id = "fake-1";

@@ -314,6 +314,27 @@ TEST(GetModelInfo, SaysWhatIsServed) {
   EXPECT_EQ(info.vocab_size(), kVocab);
   EXPECT_EQ(info.max_context(), 256);
   EXPECT_THAT(info.config_json(), HasSubstr("hidden_size"));
+  EXPECT_EQ(info.parameter_count(), 1000);
+  EXPECT_EQ(info.prompt_style(), v1::PROMPT_STYLE_COMPLETION);
+  EXPECT_FALSE(info.has_rope_scaling());
+  EXPECT_EQ(info.lora_path(), "");
+}
+
+TEST(GetModelInfo, SaysHowTheModelWasAdapted) {
+  Served served({.adjust = [](ServedModel& model) {
+    model.prompt_style = v1::PROMPT_STYLE_CHAT;
+    model.rope_scaling.set_type("yarn");
+    model.rope_scaling.set_factor(8);
+    model.lora_path = "/adapters/polite.pth";
+    return absl::OkStatus();
+  }});
+  grpc::ClientContext context;
+  v1::GetModelInfoResponse info;
+  ASSERT_TRUE(served.stub().GetModelInfo(&context, {}, &info).ok());
+  EXPECT_EQ(info.prompt_style(), v1::PROMPT_STYLE_CHAT);
+  EXPECT_EQ(info.rope_scaling().type(), "yarn");
+  EXPECT_EQ(info.rope_scaling().factor(), 8);
+  EXPECT_EQ(info.lora_path(), "/adapters/polite.pth");
 }
 
 }  // namespace
