@@ -1,5 +1,6 @@
 #!/bin/sh
 # Decoding speed against transformers' Llama with KV cache: same weights, same threads, one run.
+# Then a mixture of experts against a loop in PyTorch, for which no ratio is wanted.
 # Exit 0 when the wanted ratios are reached (batch 1: 2x, batch 32: 1.2x).
 #
 #   tests/bench/decode.sh [BUILD_DIR]
@@ -14,15 +15,22 @@ python=${PYTHON:-python3}
 threads=${THREADS:-2}
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
-"$python" tests/bench/decode_peer.py make "$folder/model"
-round=0
-while [ "$round" -lt "${ROUNDS:-2}" ]; do
-  for dtype in f32 bf16; do
-    ${RUN:-} "$python" tests/bench/decode_peer.py run "$folder/model" --threads "$threads" --dtype $dtype \
-      | tee -a "$folder/peer.jsonl"
-    ${RUN:-} "$build/bin/mindforge_bench_decode" --model "$folder/model" --threads "$threads" --dtype $dtype \
-      | tee -a "$folder/own.jsonl"
+# compare NAME [--moe]: alternates the two sides and reports.
+compare() {
+  name=$1 kind=${2:-} round=0
+  "$python" tests/bench/decode_peer.py make "$folder/$name" $kind
+  while [ "$round" -lt "${ROUNDS:-2}" ]; do
+    for dtype in f32 bf16; do
+      ${RUN:-} "$python" tests/bench/decode_peer.py run "$folder/$name" --threads "$threads" --dtype $dtype $kind \
+        | tee -a "$folder/$name.peer.jsonl"
+      ${RUN:-} "$build/bin/mindforge_bench_decode" --model "$folder/$name" --threads "$threads" --dtype $dtype \
+        | tee -a "$folder/$name.own.jsonl"
+    done
+    round=$((round + 1))
   done
-  round=$((round + 1))
-done
-"$python" tests/bench/decode_peer.py report "$folder/peer.jsonl" "$folder/own.jsonl"
+  "$python" tests/bench/decode_peer.py report "$folder/$name.peer.jsonl" "$folder/$name.own.jsonl" $kind
+}
+status=0
+compare dense || status=1
+compare moe --moe || status=1
+exit $status

@@ -1,5 +1,7 @@
 """The peer of mindforge_bench_decode: transformers' Llama of the same shape, greedy with its KV cache.
 
+With --moe: a mixture of experts, against moe_peer.py's loop in PyTorch.
+
 usage: decode_peer.py make DIR             write a 26 M model with random weights as a Hugging Face folder
        decode_peer.py run DIR [options]    time it; one JSON line per dtype and batch size
        decode_peer.py report FILE...       ratios of medians, best dtype of each side
@@ -9,6 +11,10 @@ import json
 import statistics
 import sys
 import time
+
+import moe_peer
+
+VOCAB = 6400
 
 
 def make(folder):
@@ -28,41 +34,65 @@ def prompt(row, length, vocab):
     return [(row * 7919 + i * 104729 + 17) % vocab for i in range(length)]
 
 
-def run(folder, threads, length, steps, batches, dtypes):
-    import torch
+def llama(folder, dtype):
+    """A function that begins a sequence: it returns step(ids) -> logits of the last position."""
     from transformers import DynamicCache, LlamaForCausalLM
+
+    model = LlamaForCausalLM.from_pretrained(folder, dtype=dtype).eval()
+
+    def begin():
+        cache = DynamicCache(config=model.config)
+        return lambda ids: model(ids, past_key_values=cache, use_cache=True, logits_to_keep=1).logits[:, -1]
+
+    return begin
+
+
+def mixture(folder, dtype):
+    model = moe_peer.MoeModel(folder, dtype)
+
+    def begin():
+        cache = []
+        return lambda ids: model(ids, cache)[:, -1]
+
+    return begin
+
+
+def run(folder, threads, length, steps, batches, dtypes, moe):
+    import torch
 
     torch.set_num_threads(threads)
     for name in dtypes:
         dtype = {"f32": torch.float32, "bf16": torch.bfloat16}[name]
-        model = LlamaForCausalLM.from_pretrained(folder, dtype=dtype).eval()
+        begin = (mixture if moe else llama)(folder, dtype)
         for batch in batches:
-            ids = torch.tensor([prompt(row, length, model.config.vocab_size) for row in range(batch)])
+            ids = torch.tensor([prompt(row, length, VOCAB) for row in range(batch)])
             gaps, greedy = [], []
             with torch.inference_mode():
-                cache = DynamicCache(config=model.config)
-                out = model(ids, past_key_values=cache, use_cache=True, logits_to_keep=1)
+                step = begin()
+                logits = step(ids)
                 for _ in range(steps):
-                    token = out.logits[:, -1].argmax(-1, keepdim=True)
+                    token = logits.argmax(-1, keepdim=True)
                     greedy.append(int(token[0]))
                     start = time.perf_counter()
-                    out = model(token, past_key_values=cache, use_cache=True)
-                    out.logits[:, -1].argmax(-1)
+                    logits = step(token)
+                    logits.argmax(-1)
                     gaps.append(time.perf_counter() - start)
             median = statistics.median(gaps[2:])
-            print(json.dumps({"engine": "transformers", "dtype": name, "batch": batch, "steps": len(gaps),
+            engine = "PyTorch loop" if moe else "transformers"
+            print(json.dumps({"engine": engine, "dtype": name, "batch": batch, "steps": len(gaps),
                               "median_step_ms": round(median * 1e3, 4),
                               "tokens_per_second": round(batch / median, 1), "greedy": greedy[:8]}),
                   flush=True)
 
 
-def report(paths):
+def report(paths, moe):
     lines = [json.loads(line) for path in paths for line in open(path) if line.startswith("{")]
-    targets = {1: 2.0, 32: 1.2}
+    targets = {} if moe else {1: 2.0, 32: 1.2}
+    peer = next(line["engine"] for line in lines if line["engine"] != "mindforge")
     ok = True
     for batch in sorted({line["batch"] for line in lines}):
         best = {}
-        for engine in ("mindforge", "transformers"):
+        for engine in ("mindforge", peer):
             rates = {}
             for line in lines:
                 if line["batch"] == batch and line["engine"] == engine:
@@ -70,11 +100,11 @@ def report(paths):
             dtype, rate = max(((d, statistics.median(r)) for d, r in rates.items()), key=lambda x: x[1])
             best[engine] = rate
             print(f"batch {batch:3d}  {engine:12s} {dtype:4s} {rate:9.1f} tokens/s")
-        ratio = best["mindforge"] / best["transformers"]
+        ratio = best["mindforge"] / best[peer]
         wanted = targets.get(batch)
         verdict = "" if wanted is None else f" (wanted {wanted}x: {'yes' if ratio >= wanted else 'NO'})"
         ok &= wanted is None or ratio >= wanted
-        print(f"batch {batch:3d}  ratio {ratio:.2f}x{verdict}")
+        print(f"{'MoE ' if moe else ''}batch {batch:3d}  ratio {ratio:.2f}x{verdict}")
     return 0 if ok else 1
 
 
@@ -87,13 +117,14 @@ def main():
     parser.add_argument("--steps", type=int, default=48)
     parser.add_argument("--batch", type=int, action="append")
     parser.add_argument("--dtype", action="append", choices=["f32", "bf16"])
+    parser.add_argument("--moe", action="store_true")
     args = parser.parse_args()
     if args.what == "make":
-        return make(args.paths[0])
+        return (moe_peer.make if args.moe else make)(args.paths[0])
     if args.what == "report":
-        return report(args.paths)
+        return report(args.paths, args.moe)
     return run(args.paths[0], args.threads, args.prompt, args.steps, args.batch or [1, 32],
-               args.dtype or ["f32", "bf16"])
+               args.dtype or ["f32", "bf16"], args.moe)
 
 
 sys.exit(main())
