@@ -125,7 +125,7 @@ v1::LogLine Line(const std::string& text) {
 }
 
 TEST(Spool, SendsOldestFirstUntilAcknowledged) {
-  Spool spool({.records_a_call = 2});
+  Spool spool(nullptr, {.records_a_call = 2});
   EXPECT_TRUE(spool.empty());
   for (int step = 1; step <= 3; ++step) spool.AddProgress("j", Step(step));
   v1::SynchronizeRequest request;
@@ -143,7 +143,7 @@ TEST(Spool, SendsOldestFirstUntilAcknowledged) {
 }
 
 TEST(Spool, DropsTheOldestLogLinesAndSaysHowMany) {
-  Spool spool({.logs = 2});
+  Spool spool(nullptr, {.logs = 2});
   for (const char* text : {"a", "b", "c", "d"}) spool.AddLog("j", Line(text));
   v1::SynchronizeRequest request;
   spool.Fill(&request);
@@ -159,7 +159,7 @@ TEST(Spool, DropsTheOldestLogLinesAndSaysHowMany) {
 }
 
 TEST(Spool, BoundsLogLinesByBytesToo) {
-  Spool spool({.log_bytes = 10, .log_bytes_a_call = 5});
+  Spool spool(nullptr, {.log_bytes = 10, .log_bytes_a_call = 5});
   for (const char* text : {"12345", "67890", "abcde"}) spool.AddLog("j", Line(text));
   EXPECT_EQ(spool.logs_waiting(), 2u);
   v1::SynchronizeRequest request;
@@ -168,7 +168,7 @@ TEST(Spool, BoundsLogLinesByBytesToo) {
 }
 
 TEST(Spool, CountsDroppedProgress) {
-  Spool spool({.progress = 2});
+  Spool spool(nullptr, {.progress = 2});
   for (int step = 1; step <= 5; ++step) spool.AddProgress("j", Step(step));
   EXPECT_EQ(spool.progress_waiting(), 2u);
   EXPECT_EQ(spool.dropped_progress(), 3);

@@ -6,6 +6,7 @@
 #include "absl/container/flat_hash_set.h"
 #include "common/check.h"
 #include "common/clock.h"
+#include "common/crc32c.h"
 #include "common/duration.h"
 #include "common/error_details.h"
 #include "common/ids.h"
@@ -30,6 +31,18 @@ TEST(CheckDeathTest, SaysWhatWasComparedAndAborts) {
   EXPECT_DEATH(MF_CHECK_EQ(1 + 1, 3) << "sums", "1 \\+ 1 == 3 \\(2 vs. 3\\) sums");
   EXPECT_DEATH(MF_CHECK(false) << "never", "false never");
   EXPECT_DEATH(MF_CHECK_OK(absl::NotFoundError("no job x")), "NOT_FOUND: no job x");
+}
+
+// RFC 3720, B.4, and the check value of the catalogues.
+TEST(Crc32c, MatchesPublishedVectors) {
+  EXPECT_EQ(Crc32c("123456789"), 0xe3069283u);
+  EXPECT_EQ(Crc32c(std::string(32, '\0')), 0x8a9136aau);
+  EXPECT_EQ(Crc32c(std::string(32, '\xff')), 0x62a8ab43u);
+  std::string ascending;
+  for (char c = 0; c < 32; ++c) ascending += c;
+  EXPECT_EQ(Crc32c(ascending), 0x46dd794eu);
+  EXPECT_EQ(Crc32c(""), 0u);
+  EXPECT_EQ(MaskedCrc32c(""), 0xa282ead8u);
 }
 
 TEST(Check, DoesNothingWhenItHolds) {

@@ -77,6 +77,7 @@ class FakeCoordinator : public v1::WorkerAgentService::Service {
     std::map<std::string, v1::VerifyResult> verified;
     std::set<std::string> deleted;
     bool drained = false;
+    bool misnumbered = false;  // two calls of an incarnation had one number, or none
   };
   Heard heard() const {
     MutexLock lock(mutex_);
@@ -97,10 +98,12 @@ class FakeCoordinator : public v1::WorkerAgentService::Service {
                            v1::SynchronizeResponse* response) override {
     MutexLock lock(mutex_);
     const int64_t call = ++calls_;
-    if (request->incarnation() != incarnation_) {
-      incarnation_ = request->incarnation();
+    if (request->incarnation() != incarnation_) call_numbers_.clear();
+    incarnation_ = request->incarnation();
+    if (request->spool() != spool_) {
       progress_acked_ = logs_acked_ = checkpoints_acked_ = corruptions_acked_ = 0;
     }
+    spool_ = request->spool();
     Hear(*request);
     changed_.SignalAll();
     const bool park = !request->no_park() && request->known_version() == version_;
@@ -118,6 +121,8 @@ class FakeCoordinator : public v1::WorkerAgentService::Service {
  private:
   void Hear(const v1::SynchronizeRequest& request) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
     ++heard_.calls;
+    heard_.misnumbered |=
+        request.call_number() < 1 || !call_numbers_.insert(request.call_number()).second;
     heard_.last = request;
     heard_.drained |= request.draining();
     heard_.devices.clear();
@@ -173,6 +178,8 @@ class FakeCoordinator : public v1::WorkerAgentService::Service {
   int64_t calls_ ABSL_GUARDED_BY(mutex_) = 0;
   int64_t version_ ABSL_GUARDED_BY(mutex_) = 1;
   std::string incarnation_ ABSL_GUARDED_BY(mutex_);
+  std::string spool_ ABSL_GUARDED_BY(mutex_);
+  std::set<int64_t> call_numbers_ ABSL_GUARDED_BY(mutex_);
   int64_t progress_acked_ ABSL_GUARDED_BY(mutex_) = 0;
   int64_t logs_acked_ ABSL_GUARDED_BY(mutex_) = 0;
   int64_t checkpoints_acked_ ABSL_GUARDED_BY(mutex_) = 0;

@@ -3,7 +3,8 @@
 //   steps     max_steps progress records, a checkpoint of the last, FINISHED, exit 0
 //   wait      TRAINING until told to stop; then a checkpoint, STOPPED, exit 0
 //   join      waits for the group's address, says it in a log line, then as wait
-//   fail      a user's failure, exit 1
+//   fail      a user's failure, its line on stderr, exit 1
+//   mutefail  the same without the line
 //   crash     a line on stderr, exit 7
 //   deaf      TRAINING, closes its reports, stays
 //   garble    sends a frame that is no report, stays
@@ -34,7 +35,8 @@ class FakeTrainer {
     if (!reader_.ReadMessage(&order).ok() || !order.has_start()) return 9;
     start_ = order.start();
     const std::string mode = start_.spec().name();
-    if (mode == "fail") return Fail();
+    if (mode == "fail") std::fputs("data.path: line 3 is no JSON\n", stderr);
+    if (mode == "fail" || mode == "mutefail") return Fail();
     if (mode == "crash") {
       std::fputs("terminate called after throwing an instance of 'test'\n", stderr);
       return 7;

@@ -55,9 +55,9 @@ Agent::Agent(const AgentOptions& options, const std::vector<v1::Device>& devices
       identity_(identity),
       stub_(v1::WorkerAgentService::NewStub(channel)),
       metrics_(registry),
-      caretaker_([this] { Notify(Urgency::kAtOnce); }),
       supervisor_(options_, devices, identity, metrics_,
-                  [this](Urgency urgency) { Notify(urgency); }) {}
+                  [this](Urgency urgency) { Notify(urgency); }),
+      caretaker_([this] { Notify(Urgency::kAtOnce); }, supervisor_) {}
 
 Agent::~Agent() {
   MutexLock lock(mutex_);
@@ -120,6 +120,7 @@ void Agent::FillRequest(v1::SynchronizeRequest* request) {
   request->set_version(kVersion);
   request->set_advertise_host(options_.advertise);
   request->set_incarnation(incarnation_);
+  request->set_spool(identity_.spool_file().id());
   request->set_draining(drain_started_ != absl::InfiniteDuration());
   request->set_known_version(desired_version_);
   const bool more = supervisor_.Fill(request);
@@ -137,8 +138,9 @@ void Agent::StartCallIfDue() {
     urgent_ = dirty_ = false;
     call->events = events_;
   }
-  FillRequest(&call->request);
   call->number = ++calls_made_;
+  call->request.set_call_number(call->number);
+  FillRequest(&call->request);
   call->started = clock_.MonotonicNow();
   SetDeadline(call->context, kCallDeadline);
   Call* const borrowed = call.get();
@@ -209,6 +211,8 @@ void Agent::Failed(const absl::Status& status) {
     MF_LOG(WARNING) << "the coordinator at " << options_.coordinator
                     << " does not answer, trying on (trainers go on meanwhile): " << failure;
   }
+  // Who would have told of a job's newest checkpoint may be gone when the coordinator is back.
+  for (const auto& [job_id, folder] : supervisor_.JobFolders()) caretaker_.Look(job_id, folder);
   MutexLock lock(mutex_);
   next_call_ = clock_.MonotonicNow() + Backoff(failures_in_a_row_);
 }

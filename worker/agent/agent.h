@@ -38,6 +38,9 @@ class Agent {
   // Thread-safe. Run returns within drain_timeout and a few seconds.
   void RequestDrain();
 
+  // Thread-safe: checkpoints that the coordinator has not acknowledged.
+  size_t checkpoints_waiting() const { return supervisor_.CheckpointsWaiting(); }
+
  private:
   struct Call;
 
@@ -84,8 +87,8 @@ class Agent {
   std::vector<std::unique_ptr<Call>> in_flight_ ABSL_GUARDED_BY(mutex_);
 
   // Last: their threads notify the above.
-  Caretaker caretaker_;
   Supervisor supervisor_;
+  Caretaker caretaker_;  // uses the supervisor
 };
 
 }  // namespace mindforge

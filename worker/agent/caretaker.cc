@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "common/logging.h"
+#include "worker/agent/found_checkpoint.h"
 #include "worker/formats/checkpoint.h"
 
 namespace mindforge {
@@ -21,8 +22,8 @@ bool HasCheckpointName(const std::string& path) {
 
 }  // namespace
 
-Caretaker::Caretaker(std::function<void()> on_done)
-    : on_done_(std::move(on_done)), thread_([this] { Run(); }) {}
+Caretaker::Caretaker(std::function<void()> on_done, Supervisor& supervisor)
+    : on_done_(std::move(on_done)), supervisor_(supervisor), thread_([this] { Run(); }) {}
 
 Caretaker::~Caretaker() {
   {
@@ -42,15 +43,20 @@ void Caretaker::Queue(Task task) {
 
 void Caretaker::Accept(const v1::SynchronizeResponse& response) {
   MutexLock lock(mutex_);
-  for (const std::string& path : response.verify_paths()) Queue({false, path});
+  for (const std::string& path : response.verify_paths()) Queue({Task::Kind::kVerify, path, ""});
   for (const std::string& path : response.delete_paths()) {
     if (HasCheckpointName(path)) {
-      Queue({true, path});
+      Queue({Task::Kind::kDelete, path, ""});
     } else if (refused_.size() < kMaxTasks && refused_.insert(path).second) {
       MF_LOG(ERROR) << "the coordinator asks to delete " << path
                     << ", which is no checkpoint's folder; it stays";
     }
   }
+}
+
+void Caretaker::Look(const std::string& job_id, const std::string& folder) {
+  MutexLock lock(mutex_);
+  Queue({Task::Kind::kLook, folder, job_id});
 }
 
 void Caretaker::Fill(v1::SynchronizeRequest* request) const {
@@ -62,11 +68,11 @@ void Caretaker::Fill(v1::SynchronizeRequest* request) const {
 void Caretaker::Delivered(const v1::SynchronizeRequest& request) {
   MutexLock lock(mutex_);
   for (const v1::VerifyResult& result : request.verify_results()) {
-    known_.erase({false, result.path()});
+    known_.erase({Task::Kind::kVerify, result.path(), ""});
     std::erase_if(verified_, [&](const auto& mine) { return mine.path() == result.path(); });
   }
   for (const std::string& path : request.deleted_paths()) {
-    known_.erase({true, path});
+    known_.erase({Task::Kind::kDelete, path, ""});
     std::erase(deleted_, path);
   }
 }
@@ -81,13 +87,32 @@ void Caretaker::Run() {
       task = std::move(queue_.front());
       queue_.pop_front();
     }
+    if (task.kind == Task::Kind::kLook) {
+      LookFor(task);
+      continue;
+    }
     Do(task);
     on_done_();
   }
 }
 
+void Caretaker::LookFor(const Task& task) {
+  const auto wanted = [&](const std::string& path) {
+    MutexLock lock(mutex_);
+    return refused_.count(path) == 0 && supervisor_.IsNewCheckpoint(task.job_id, path);
+  };
+  FindCheckpoints(task.job_id, task.path, wanted, [&](const std::string& path, const auto& found) {
+    if (found.ok()) return supervisor_.Found(task.job_id, *found);
+    MF_LOG(WARNING) << path << " is not taken up: " << found.status();
+    MutexLock lock(mutex_);
+    if (refused_.size() < kMaxTasks) refused_.insert(path);
+  });
+  MutexLock lock(mutex_);
+  known_.erase(task);
+}
+
 void Caretaker::Do(const Task& task) {
-  if (!task.is_deletion) {
+  if (task.kind == Task::Kind::kVerify) {
     const absl::Status status = VerifyCheckpoint(task.path);
     v1::VerifyResult result;
     result.set_path(task.path);

@@ -4,51 +4,18 @@
 #include <sys/file.h>
 
 #include <cerrno>
-#include <filesystem>
-#include <system_error>
 
 #include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
-#include "absl/strings/str_format.h"
 #include "common/durable_file.h"
-#include "common/logging.h"
 #include "common/random_id.h"
 #include "common/status_macros.h"
 #include "nlohmann/json.hpp"
-#include "worker/formats/checkpoint.h"
-#include "xxhash.h"
 
 namespace mindforge {
 namespace {
 
 constexpr size_t kMaxFileBytes = 1 << 20;
-
-int64_t FolderBytes(const std::string& path) {
-  int64_t bytes = 0;
-  std::error_code error;
-  for (const auto& file : std::filesystem::directory_iterator(path, error)) {
-    const auto size = file.file_size(error);
-    if (!error) bytes += static_cast<int64_t>(size);
-  }
-  return bytes;
-}
-
-absl::StatusOr<v1::CheckpointWritten> Describe(const CheckpointFolder& folder) {
-  RETURN_IF_ERROR(VerifyCheckpoint(folder.path));
-  ASSIGN_OR_RETURN(const CheckpointState state, ReadCheckpointState(folder.path));
-  ASSIGN_OR_RETURN(const std::string manifest,
-                   ReadFile(JoinPath(folder.path, "MANIFEST.json"), kMaxFileBytes));
-  v1::CheckpointWritten written;
-  written.set_step(folder.step);
-  written.set_generation(folder.generation);
-  written.set_path(folder.path);
-  written.set_size_bytes(FolderBytes(folder.path));
-  written.set_loss(state.loss);
-  if (state.validation_loss) written.set_validation_loss(*state.validation_loss);
-  written.set_manifest_digest(
-      absl::StrFormat("%016x", XXH3_64bits(manifest.data(), manifest.size())));
-  return written;
-}
 
 }  // namespace
 
@@ -64,6 +31,7 @@ absl::StatusOr<std::unique_ptr<Identity>> Identity::Open(const std::string& data
   }
   std::unique_ptr<Identity> identity(new Identity(data_dir, std::move(lock)));
   RETURN_IF_ERROR(identity->Load()) << "--data-dir " << data_dir;
+  ASSIGN_OR_RETURN(identity->spool_file_, SpoolFile::Open(JoinPath(data_dir, "spool")));
   return identity;
 }
 
@@ -98,20 +66,6 @@ absl::Status Identity::SetJobs(const std::map<std::string, std::string>& jobs) {
   RETURN_IF_ERROR(WriteFileDurably(JoinPath(data_dir_, "jobs.json"), nlohmann::json(jobs).dump()));
   jobs_ = jobs;
   return absl::OkStatus();
-}
-
-v1::CheckpointWritten FindNewestCheckpoint(const std::string& dir) {
-  const absl::StatusOr<std::vector<CheckpointFolder>> folders = ListCheckpoints(dir);
-  if (!folders.ok()) {
-    MF_LOG(WARNING) << "cannot list the checkpoints in " << dir << ": " << folders.status();
-    return {};
-  }
-  for (auto folder = folders->rbegin(); folder != folders->rend(); ++folder) {
-    absl::StatusOr<v1::CheckpointWritten> written = Describe(*folder);
-    if (written.ok()) return *std::move(written);
-    MF_LOG(WARNING) << folder->path << " does not read back: " << written.status();
-  }
-  return {};
 }
 
 }  // namespace mindforge

@@ -9,7 +9,7 @@
 
 #include "absl/status/statusor.h"
 #include "common/unique_fd.h"
-#include "mindforge/v1/trainer.pb.h"
+#include "worker/agent/spool_file.h"
 
 namespace mindforge {
 
@@ -21,6 +21,7 @@ class Identity {
   static absl::StatusOr<std::unique_ptr<Identity>> Open(const std::string& data_dir);
 
   const std::string& worker_id() const { return worker_id_; }
+  SpoolFile& spool_file() { return *spool_file_; }
 
   // The folder of each job's checkpoints, as of the last SetJobs before this start.
   const std::map<std::string, std::string>& jobs_before() const { return jobs_before_; }
@@ -35,12 +36,9 @@ class Identity {
   const std::string data_dir_;
   const UniqueFd lock_;
   std::string worker_id_;
+  std::unique_ptr<SpoolFile> spool_file_;
   std::map<std::string, std::string> jobs_before_;
   std::map<std::string, std::string> jobs_;
 };
-
-// The newest checkpoint in `dir` that reads back right, as its trainer would have reported it;
-// none: an empty path.
-v1::CheckpointWritten FindNewestCheckpoint(const std::string& dir);
 
 }  // namespace mindforge

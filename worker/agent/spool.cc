@@ -1,6 +1,7 @@
 #include "worker/agent/spool.h"
 
 #include <algorithm>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "common/logging.h"
@@ -15,13 +16,53 @@ void ForgetUpTo(int64_t number, std::deque<Spooled>& queue) {
 
 }  // namespace
 
+Spool::Spool(SpoolFile* file, SpoolLimits limits) : file_(file), limits_(limits) {
+  if (file_ == nullptr) return;
+  used_ = file_->Replay(
+      [this](SpoolKind kind, int64_t, std::string_view bytes) { Restore(kind, bytes); });
+  if (added_ > 0) {
+    MF_LOG(INFO) << added_ << " records were spooled before this start; the coordinator is told of "
+                 << "those that it has not heard";
+  }
+}
+
+void Spool::Restore(SpoolKind kind, std::string_view bytes) {
+  const auto parse = [&](auto spooled) {
+    spooled.ParseFromArray(bytes.data(), static_cast<int>(bytes.size()));
+    return spooled;
+  };
+  ++added_;
+  switch (kind) {
+    case SpoolKind::kProgress:
+      return Push(parse(v1::SpooledProgress()));
+    case SpoolKind::kLog:
+      return Push(parse(v1::SpooledLog()));
+    case SpoolKind::kCheckpoint:
+      checkpoints_.push_back(parse(v1::SpooledCheckpoint()));
+      return;
+    case SpoolKind::kCorruption:
+      corruptions_.push_back(parse(v1::SpooledCorruption()));
+      return;
+  }
+}
+
+template <typename Spooled>
+void Spool::Append(SpoolKind kind, const Spooled& spooled) {
+  ++added_;
+  if (file_ != nullptr) file_->Append(kind, spooled.number(), spooled.SerializeAsString());
+}
+
 void Spool::AddProgress(const std::string& job_id, const v1::ProgressRecord& record) {
   v1::SpooledProgress spooled;
-  spooled.set_number(++progress_number_);
+  spooled.set_number(++used_[SpoolKind::kProgress]);
   spooled.set_job_id(job_id);
   *spooled.mutable_record() = record;
+  Append(SpoolKind::kProgress, spooled);
+  Push(std::move(spooled));
+}
+
+void Spool::Push(v1::SpooledProgress spooled) {
   progress_.push_back(std::move(spooled));
-  ++added_;
   if (progress_.size() <= limits_.progress) return;
   if (dropped_progress_++ == 0) {
     MF_LOG(ERROR) << "job " << progress_.front().job_id() << ": the coordinator has been away for "
@@ -33,12 +74,16 @@ void Spool::AddProgress(const std::string& job_id, const v1::ProgressRecord& rec
 
 void Spool::AddLog(const std::string& job_id, const v1::LogLine& line) {
   v1::SpooledLog spooled;
-  spooled.set_number(++log_number_);
+  spooled.set_number(++used_[SpoolKind::kLog]);
   spooled.set_job_id(job_id);
   *spooled.mutable_line() = line;
-  log_bytes_ += line.text().size();
+  Append(SpoolKind::kLog, spooled);
+  Push(std::move(spooled));
+}
+
+void Spool::Push(v1::SpooledLog spooled) {
+  log_bytes_ += spooled.line().text().size();
   logs_.push_back(std::move(spooled));
-  ++added_;
   while (logs_.size() > limits_.logs || log_bytes_ > limits_.log_bytes) DropOldestLog();
 }
 
@@ -59,22 +104,22 @@ void Spool::AddCheckpoint(const std::string& job_id, const v1::CheckpointWritten
     if (waiting.checkpoint().path() == checkpoint.path()) return;
   }
   v1::SpooledCheckpoint spooled;
-  spooled.set_number(++checkpoint_number_);
+  spooled.set_number(++used_[SpoolKind::kCheckpoint]);
   spooled.set_job_id(job_id);
   *spooled.mutable_checkpoint() = checkpoint;
+  Append(SpoolKind::kCheckpoint, spooled);
   checkpoints_.push_back(std::move(spooled));
-  ++added_;
   // Nothing is lost with an old report: the folder stays, and the newest is what matters.
   if (checkpoints_.size() > limits_.checkpoints) checkpoints_.pop_front();
 }
 
 void Spool::AddCorruption(const std::string& job_id, const v1::CheckpointCorrupt& corruption) {
   v1::SpooledCorruption spooled;
-  spooled.set_number(++corruption_number_);
+  spooled.set_number(++used_[SpoolKind::kCorruption]);
   spooled.set_job_id(job_id);
   *spooled.mutable_corruption() = corruption;
+  Append(SpoolKind::kCorruption, spooled);
   corruptions_.push_back(std::move(spooled));
-  ++added_;
   if (corruptions_.size() > limits_.checkpoints) corruptions_.pop_front();
 }
 
@@ -114,7 +159,21 @@ std::vector<v1::SpooledCheckpoint> Spool::Acknowledge(const v1::SynchronizeRespo
     checkpoints_.pop_front();
   }
   ForgetUpTo(response.corruptions_acknowledged(), corruptions_);
+  ForgetInFile();
   return acknowledged;
+}
+
+void Spool::ForgetInFile() {
+  if (file_ == nullptr) return;
+  const auto oldest = [&](const auto& queue, SpoolKind kind) {
+    return queue.empty() ? used_[kind] + 1 : queue.front().number();
+  };
+  SpoolNumbers waiting;
+  waiting[SpoolKind::kProgress] = oldest(progress_, SpoolKind::kProgress);
+  waiting[SpoolKind::kLog] = oldest(logs_, SpoolKind::kLog);
+  waiting[SpoolKind::kCheckpoint] = oldest(checkpoints_, SpoolKind::kCheckpoint);
+  waiting[SpoolKind::kCorruption] = oldest(corruptions_, SpoolKind::kCorruption);
+  file_->Forget(waiting);
 }
 
 bool Spool::empty() const {

@@ -1,16 +1,17 @@
 // What this worker has to tell the coordinator and has not yet had acknowledged: steps, log lines,
 // checkpoints, corruptions. Each is numbered, sent oldest first until acknowledged, and bounded.
 //
-// It lives in memory: with the agent die its trainers, and what they did after the last checkpoint
-// is done again.
+// A SpoolFile keeps a copy of it: the agent that comes after a killed one tells what was left.
 #pragma once
 
 #include <cstdint>
 #include <deque>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "mindforge/v1/worker_agent_service.pb.h"
+#include "worker/agent/spool_file.h"
 
 namespace mindforge {
 
@@ -24,10 +25,11 @@ struct SpoolLimits {
   size_t log_bytes_a_call = 4 << 20;
 };
 
-// Not thread-safe: the agent's mutex guards it.
+// Not thread-safe: the agent's mutex guards it. Borrows the file; null: it lives in memory alone.
 class Spool {
  public:
-  explicit Spool(SpoolLimits limits = {}) : limits_(limits) {}
+  // Begins with what the file holds.
+  explicit Spool(SpoolFile* file = nullptr, SpoolLimits limits = {});
 
   // When full the oldest go first and are counted; each run of dropped log lines is told of by one
   // line in their place.
@@ -49,14 +51,22 @@ class Spool {
   int64_t dropped_progress() const { return dropped_progress_; }
   int64_t dropped_logs() const { return dropped_logs_; }
   size_t progress_waiting() const { return progress_.size(); }
+  size_t checkpoints_waiting() const { return checkpoints_.size(); }
   size_t logs_waiting() const { return logs_.size(); }
 
  private:
+  void Restore(SpoolKind kind, std::string_view bytes);
+  template <typename Spooled>
+  void Append(SpoolKind kind, const Spooled& spooled);
+  void Push(v1::SpooledProgress spooled);
+  void Push(v1::SpooledLog spooled);
   void DropOldestLog();
+  void ForgetInFile();
 
+  SpoolFile* const file_;
   const SpoolLimits limits_;
   int64_t added_ = 0;
-  int64_t progress_number_ = 0, log_number_ = 0, checkpoint_number_ = 0, corruption_number_ = 0;
+  SpoolNumbers used_;
   std::deque<v1::SpooledProgress> progress_;
   std::deque<v1::SpooledLog> logs_;
   std::deque<v1::SpooledCheckpoint> checkpoints_;

@@ -9,7 +9,7 @@
 #include "common/logging.h"
 #include "common/net.h"
 #include "common/status_macros.h"
-#include "common/strings.h"
+#include "worker/agent/found_checkpoint.h"
 #include "worker/agent/log_lines.h"
 #include "worker/agent/store_socket.h"
 #include "worker/agent/trainer_exit.h"
@@ -22,14 +22,6 @@ std::string InWords(const v1::StartTraining& start) {
                       start.rank());
 }
 
-// True when the change is worth a call of its own.
-bool IsNews(const v1::TrainerStatus& before, const v1::TrainerStatus& now) {
-  return before.phase() != now.phase() || before.detail() != now.detail() ||
-         before.resumed_from() != now.resumed_from() ||
-         before.dataset_digest() != now.dataset_digest() ||
-         before.total_steps() != now.total_steps() || before.skipped_lines() != now.skipped_lines();
-}
-
 }  // namespace
 
 Supervisor::Supervisor(const AgentOptions& options, const std::vector<v1::Device>& devices,
@@ -40,6 +32,7 @@ Supervisor::Supervisor(const AgentOptions& options, const std::vector<v1::Device
       metrics_(metrics),
       on_change_(std::move(on_change)),
       slots_(devices.size()),
+      spool_(&identity.spool_file()),
       trainers_(devices.size()) {
   MutexLock lock(mutex_);
   for (size_t i = 0; i < devices.size(); ++i) slots_[i].device = devices[i];
@@ -50,14 +43,40 @@ Supervisor::~Supervisor() { trainers_.clear(); }
 
 void Supervisor::Adopt() {
   for (const auto& [job_id, dir] : identity_.jobs_before()) {
-    const v1::CheckpointWritten written = FindNewestCheckpoint(dir);
+    const v1::CheckpointWritten written = FindNewestCheckpoint(job_id, dir);
     if (written.path().empty()) continue;
     MF_LOG(INFO) << "job " << job_id << ": ran here before; its newest sound checkpoint is "
                  << written.path();
     MutexLock lock(mutex_);
-    spool_.AddCheckpoint(job_id, written);
+    AddCheckpoint(job_id, written);
     adopted_[job_id] = dir;
   }
+}
+
+std::map<std::string, std::string> Supervisor::JobFolders() const {
+  MutexLock lock(mutex_);
+  std::map<std::string, std::string> folders;
+  for (const Slot& slot : slots_) {
+    if (slot.busy()) folders[slot.start.job_id()] = slot.start.checkpoint_dir();
+  }
+  return folders;
+}
+
+bool Supervisor::IsNewCheckpoint(const std::string& job_id, const std::string& path) const {
+  MutexLock lock(mutex_);
+  const auto known = known_checkpoints_.find(job_id);
+  return known != known_checkpoints_.end() && known->second.count(path) == 0;
+}
+
+void Supervisor::Found(const std::string& job_id, const v1::CheckpointWritten& checkpoint) {
+  {
+    MutexLock lock(mutex_);
+    MF_LOG(INFO) << "job " << job_id << ": found the checkpoint " << checkpoint.path()
+                 << ", which nobody here has reported";
+    AddCheckpoint(job_id, checkpoint);
+    UpdateSpoolMetrics();
+  }
+  on_change_(Urgency::kAtOnce);
 }
 
 void Supervisor::Apply(const google::protobuf::RepeatedPtrField<v1::DesiredDevice>& desired,
@@ -130,6 +149,8 @@ void Supervisor::Start(size_t index, const v1::DesiredDevice& desired) {
       fresh.rendezvous = HostPort{options_.advertise, store->port}.ToString();
     }
     slots_[index] = std::move(fresh);
+    std::set<std::string>& known = known_checkpoints_[start.job_id()];
+    for (const v1::ResumePoint& point : start.resume_points()) known.insert(point.path());
   }
   RememberJobs();
   const auto start_process = [&]() -> absl::StatusOr<std::unique_ptr<TrainerProcess>> {
@@ -164,7 +185,10 @@ void Supervisor::Forget(size_t index) {
     slots_[index] = std::move(empty);
     bool elsewhere = false;
     for (const Slot& slot : slots_) elsewhere |= slot.start.job_id() == job_id;
-    if (!elsewhere) metrics_.RemoveJob(job_id);
+    if (!elsewhere) {
+      metrics_.RemoveJob(job_id);
+      known_checkpoints_.erase(job_id);
+    }
   }
   RememberJobs();
 }
@@ -256,6 +280,11 @@ bool Supervisor::SpoolEmpty() const {
   return spool_.empty();
 }
 
+size_t Supervisor::CheckpointsWaiting() const {
+  MutexLock lock(mutex_);
+  return spool_.checkpoints_waiting();
+}
+
 void Supervisor::StopAll() {
   std::vector<std::pair<size_t, v1::TrainerOrder>> orders;
   {
@@ -279,99 +308,6 @@ void Supervisor::StopAll() {
 
 void Supervisor::KillAll() {
   for (auto& trainer : trainers_) trainer.reset();
-}
-
-void Supervisor::OnReport(size_t index, const v1::TrainerReport& report) {
-  Urgency urgency;
-  {
-    MutexLock lock(mutex_);
-    urgency = Note(slots_[index], report);
-    UpdateSpoolMetrics();
-  }
-  on_change_(urgency);
-}
-
-Urgency Supervisor::Note(Slot& slot, const v1::TrainerReport& report) {
-  const std::string& job_id = slot.start.job_id();
-  switch (report.report_case()) {
-    case v1::TrainerReport::kStatus: {
-      const bool news = IsNews(slot.status, report.status());
-      slot.status = report.status();
-      return news ? Urgency::kAtOnce : Urgency::kBatched;
-    }
-    case v1::TrainerReport::kProgress:
-      spool_.AddProgress(job_id, report.progress());
-      metrics_.Observe(job_id, slot.device.id(), report.progress());
-      return Urgency::kBatched;
-    case v1::TrainerReport::kLog:
-      AddLog(slot, slot.start.rank(), report.log());
-      return Urgency::kBatched;
-    case v1::TrainerReport::kCheckpoint:
-      spool_.AddCheckpoint(job_id, report.checkpoint());
-      metrics_.Observe(job_id, report.checkpoint());
-      return Urgency::kAtOnce;
-    case v1::TrainerReport::kFailure:
-      slot.failure = report.failure();
-      AddAgentLog(slot, v1::LOG_LEVEL_ERROR,
-                  absl::StrCat("rank ", slot.start.rank(), ": ", report.failure().message()));
-      return Urgency::kBatched;  // its exit follows
-    case v1::TrainerReport::kCorrupt:
-      spool_.AddCorruption(job_id, report.corrupt());
-      return Urgency::kAtOnce;
-    case v1::TrainerReport::REPORT_NOT_SET:
-      break;
-  }
-  return Urgency::kBatched;
-}
-
-void Supervisor::OnLine(size_t index, std::string_view line) {
-  {
-    MutexLock lock(mutex_);
-    v1::LogLine parsed = ParseLogLine(line);
-    slots_[index].last_line = parsed.text();
-    AddLog(slots_[index], slots_[index].start.rank(), std::move(parsed));
-    UpdateSpoolMetrics();
-  }
-  on_change_(Urgency::kBatched);
-}
-
-void Supervisor::OnExit(size_t index, const ExitStatus& exit) {
-  {
-    MutexLock lock(mutex_);
-    Slot& slot = slots_[index];
-    slot.exit = DescribeExit({.exit = exit,
-                              .phase = slot.status.phase(),
-                              .failure = slot.failure,
-                              .last_line = slot.last_line,
-                              .killed_by_agent = slot.killed});
-    metrics_.CountTrainerExit(slot.exit->clean());
-    if (!slot.exit->clean() && !slot.killed) {
-      AddAgentLog(slot, v1::LOG_LEVEL_ERROR,
-                  absl::StrCat("rank ", slot.start.rank(), ": the trainer ", slot.exit->cause()));
-    }
-    MF_LOG(INFO) << InWords(slot.start) << ": the trainer " << slot.exit->cause();
-  }
-  on_change_(Urgency::kAtOnce);
-}
-
-void Supervisor::AddLog(const Slot& slot, int rank, v1::LogLine line) {
-  line.set_rank(rank);
-  line.set_generation(slot.start.generation());
-  line.set_worker(options_.name);
-  if (line.text().size() > kMaxLogLineBytes) {
-    line.set_text(Truncate(line.text(), kMaxLogLineBytes));
-  }
-  spool_.AddLog(slot.start.job_id(), line);
-}
-
-void Supervisor::AddAgentLog(const Slot& slot, v1::LogLevel level, const std::string& text) {
-  v1::LogLine line = MakeLogLine(level, text);
-  AddLog(slot, -1, std::move(line));
-}
-
-void Supervisor::UpdateSpoolMetrics() {
-  metrics_.SetSpool(spool_.progress_waiting(), spool_.logs_waiting());
-  metrics_.SetDropped(spool_.dropped_progress(), spool_.dropped_logs());
 }
 
 }  // namespace mindforge

@@ -6,6 +6,7 @@
 #include <map>
 #include <memory>
 #include <optional>
+#include <set>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -38,6 +39,13 @@ class Supervisor {
   // Reports the newest sound checkpoint of each job that ran here before the agent's restart.
   void Adopt();
 
+  // The checkpoint folder of each job that has a device here, by job.
+  std::map<std::string, std::string> JobFolders() const;
+  // False when the coordinator has heard of this folder of the job, or is about to.
+  bool IsNewCheckpoint(const std::string& job_id, const std::string& path) const;
+  // Reports a sound folder that was found.
+  void Found(const std::string& job_id, const v1::CheckpointWritten& checkpoint);
+
   // Takes the actions that lead to `desired`.
   void Apply(const google::protobuf::RepeatedPtrField<v1::DesiredDevice>& desired, bool draining);
 
@@ -47,6 +55,7 @@ class Supervisor {
 
   bool AnyRunning() const;
   bool SpoolEmpty() const;
+  size_t CheckpointsWaiting() const;
 
   // Orders every trainer that has not been told yet to checkpoint and stop; one that has nothing to
   // save is killed.
@@ -86,6 +95,8 @@ class Supervisor {
   void AddLog(const Slot& slot, int rank, v1::LogLine line) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void AddAgentLog(const Slot& slot, v1::LogLevel level, const std::string& text)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void AddCheckpoint(const std::string& job_id, const v1::CheckpointWritten& checkpoint)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void UpdateSpoolMetrics() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
   const AgentOptions& options_;
@@ -97,6 +108,8 @@ class Supervisor {
   std::vector<Slot> slots_ ABSL_GUARDED_BY(mutex_);
   Spool spool_ ABSL_GUARDED_BY(mutex_);
   std::map<std::string, std::string> adopted_ ABSL_GUARDED_BY(mutex_);  // until acknowledged
+  // Folders that were resume points or are reported, of each job that has a device here.
+  std::map<std::string, std::set<std::string>> known_checkpoints_ ABSL_GUARDED_BY(mutex_);
 
   // By device; for the applying thread alone. Last: their threads use all of the above.
   std::vector<std::unique_ptr<TrainerProcess>> trainers_;

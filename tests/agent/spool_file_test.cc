@@ -1,0 +1,142 @@
+// The spool on disk: what survives, what a torn tail costs, what goes.
+#include "worker/agent/spool_file.h"
+
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "common/durable_file.h"
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+#include "tests/fakes/temp_dir.h"
+#include "worker/agent/spool.h"
+
+namespace mindforge {
+namespace {
+
+using ::testing::ElementsAre;
+using ::testing::IsEmpty;
+
+class SpoolFileTest : public testing::Test {
+ protected:
+  // As an agent that starts: what it finds, as "kind:number:bytes".
+  std::vector<std::string> Reopen() {
+    file_.reset();
+    auto opened = SpoolFile::Open(dir_.File("spool"));
+    MF_CHECK_OK(opened.status());
+    file_ = *std::move(opened);
+    std::vector<std::string> found;
+    used_ = file_->Replay([&](SpoolKind kind, int64_t number, std::string_view bytes) {
+      found.push_back(absl::StrCat(static_cast<int>(kind), ":", number, ":", std::string(bytes)));
+    });
+    return found;
+  }
+  std::vector<std::string> Segments() {
+    std::vector<std::string> names = *ListDir(dir_.File("spool"));
+    std::erase(names, "id");
+    return names;
+  }
+  std::string Read(const std::string& segment) {
+    return *ReadFile(dir_.File("spool/" + segment), 1 << 26);
+  }
+
+  const TempDir dir_;
+  std::unique_ptr<SpoolFile> file_;
+  SpoolNumbers used_;
+};
+
+TEST_F(SpoolFileTest, GivesBackWhatWasAppendedInOrder) {
+  EXPECT_THAT(Reopen(), IsEmpty());
+  file_->Append(SpoolKind::kProgress, 1, "one");
+  file_->Append(SpoolKind::kLog, 7, "");
+  file_->Append(SpoolKind::kProgress, 2, "two");
+  const std::string id = file_->id();
+  EXPECT_THAT(Reopen(), ElementsAre("1:1:one", "2:7:", "1:2:two"));
+  EXPECT_EQ(file_->id(), id);
+  EXPECT_GT(used_[SpoolKind::kLog], 7) << "numbers are never used twice";
+}
+
+TEST_F(SpoolFileTest, ATornTailIsLeftOutAndCostsNothingElse) {
+  Reopen();
+  file_->Append(SpoolKind::kProgress, 1, "one");
+  file_->Append(SpoolKind::kProgress, 2, "two");
+  file_.reset();
+  const std::string whole = Read("segment-1");
+  for (size_t cut = 1; cut < 20; ++cut) {
+    ASSERT_TRUE(
+        WriteFileDurably(dir_.File("spool/segment-1"), whole.substr(0, whole.size() - cut)).ok());
+    EXPECT_THAT(Reopen(), ElementsAre("1:1:one")) << cut;
+  }
+  file_->Append(SpoolKind::kProgress, 3, "three");
+  EXPECT_THAT(Reopen(), ElementsAre("1:1:one", "1:3:three"));
+}
+
+TEST_F(SpoolFileTest, ADamagedRecordIsNotGivenBack) {
+  Reopen();
+  file_->Append(SpoolKind::kProgress, 1, "one");
+  file_.reset();
+  std::string bytes = Read("segment-1");
+  bytes.back() ^= 1;
+  ASSERT_TRUE(WriteFileDurably(dir_.File("spool/segment-1"), bytes).ok());
+  EXPECT_THAT(Reopen(), IsEmpty());
+}
+
+TEST_F(SpoolFileTest, ForgetsSegmentsInWhichNothingWaitsAndKeepsTheNumbers) {
+  Reopen();
+  for (int i = 1; i <= 3; ++i) {
+    file_->Append(SpoolKind::kLog, i, std::string(200'000, 'x'));
+    file_->Append(SpoolKind::kProgress, i, "p");
+  }
+  SpoolNumbers oldest;
+  oldest[SpoolKind::kLog] = 4;
+  oldest[SpoolKind::kProgress] = 3;
+  file_->Forget(oldest);
+  EXPECT_THAT(Segments(), ElementsAre("segment-1")) << "one step's record waits";
+  oldest[SpoolKind::kProgress] = 4;
+  file_->Forget(oldest);
+  EXPECT_THAT(Segments(), ElementsAre("segment-2"));
+  EXPECT_THAT(Reopen(), IsEmpty());
+  EXPECT_GE(used_[SpoolKind::kProgress], 3);
+}
+
+TEST_F(SpoolFileTest, ALostSpoolGetsAnotherName) {
+  Reopen();
+  file_->Append(SpoolKind::kProgress, 1, "one");
+  const std::string before = file_->id();
+  file_.reset();
+  ASSERT_TRUE(RemoveTree(dir_.File("spool/id")).ok());
+  EXPECT_THAT(Reopen(), IsEmpty());
+  EXPECT_NE(file_->id(), before);
+}
+
+TEST_F(SpoolFileTest, ASpoolGoesOnWhereTheOneBeforeEnded) {
+  Reopen();
+  v1::ProgressRecord record;
+  v1::SynchronizeRequest request;
+  {
+    auto file = SpoolFile::Open(dir_.File("another"));
+    Spool spool(file->get());
+    for (int step = 1; step <= 3; ++step) {
+      record.set_step(step);
+      spool.AddProgress("j", record);
+    }
+    v1::SynchronizeResponse response;
+    response.set_progress_acknowledged(1);
+    spool.Acknowledge(response);
+  }
+  auto file = SpoolFile::Open(dir_.File("another"));
+  Spool spool(file->get());
+  record.set_step(4);
+  spool.AddProgress("j", record);
+  spool.Fill(&request);
+  ASSERT_EQ(request.progress_size(), 4) << "the acknowledged one is told again, and not taken";
+  EXPECT_EQ(request.progress(2).number(), 3);
+  EXPECT_EQ(request.progress(2).job_id(), "j");
+  EXPECT_GT(request.progress(3).number(), 3);
+  v1::SynchronizeResponse response;
+  response.set_progress_acknowledged(request.progress(3).number());
+  spool.Acknowledge(response);
+  EXPECT_TRUE(spool.empty());
+}
+
+}  // namespace
+}  // namespace mindforge
