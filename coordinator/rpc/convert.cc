@@ -36,7 +36,7 @@ void FillProgress(const sched::Job& job, v1::JobProgress* out) {
   out->set_gradient_norm(progress.gradient_norm);
   out->set_tokens_per_second(
       job.state == sched::JobState::kRunning || job.final() ? progress.tokens_per_second : 0);
-  out->set_tokens(progress.tokens);
+  out->set_tokens(job.tokens);
   out->set_world_size(progress.world_size);
   out->set_first_loss(job.first_loss);
   if (progress.validation_loss) out->set_validation_loss(*progress.validation_loss);

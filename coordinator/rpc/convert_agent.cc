@@ -106,7 +106,12 @@ absl::Status Check(const v1::SynchronizeRequest& request) {
   };
   check_id(request.worker_id(), "worker_id");
   check_id(request.incarnation(), "incarnation");
+  if (request.call_number() < 1) {
+    problems.push_back({"call_number", absl::StrCat("is ", request.call_number(),
+                                                    ", must grow from 1 with each call")});
+  }
   if (request.name().size() > kMaxIdBytes) check_id(request.name(), "name");
+  if (request.spool().size() > kMaxIdBytes) check_id(request.spool(), "spool");
   check_count(request.devices_size(), kMaxDevices, "devices");
   check_count(request.device_status_size(), kMaxDevices, "device_status");
   check_count(request.progress_size(), kMaxSpooled, "progress");
@@ -205,7 +210,9 @@ absl::StatusOr<sched::WorkerReport> ToReport(const v1::SynchronizeRequest& reque
   worker.version = request.version();
   worker.advertise_host = request.advertise_host();
   worker.incarnation = request.incarnation();
+  worker.spool = request.spool().empty() ? request.incarnation() : request.spool();
   for (const v1::Device& device : request.devices()) worker.devices.push_back(ToDevice(device));
+  report.call_number = request.call_number();
   report.stopping = request.draining();
   for (const v1::DeviceStatus& status : request.device_status()) {
     if (!status.job_id().empty()) report.statuses.push_back(ToStatus(status));

@@ -31,6 +31,7 @@ class WorkerAgentService::Call : public grpc::ServerUnaryReactor,
             return [self, status = outcome.status] { self->Refuse(status); };
           }
           const int64_t version = state.workers.at(self->id_).desired_version;
+          if (outcome.outdated) return [self] { self->Answer(); };
           return [self, version] { self->Reported(version); };
         });
   }

@@ -49,14 +49,27 @@ void OrderDeletion(Context& c, const JobId& job, const WorkerId& worker, const s
   WakeCaretaker(c, job, worker);
 }
 
-// Empty: it may be committed.
-std::string WhyRefused(const Job& job, const CheckpointWritten& written) {
-  if (written.generation != job.generation) {
-    return absl::StrCat("it is of generation ", written.generation.value(), ", the newest is ",
-                        job.generation.value());
-  }
+// The furthest that any generation after `generation` is known to have got; 0: nowhere.
+int64_t ReachedAfter(const Job& job, Generation generation) {
+  int64_t step = job.progress.generation > generation ? job.progress.step : 0;
+  for (const MemberLive& live : job.live) step = std::max(step, live.step);
+  return step;
+}
+
+// Empty: it may be committed. An older generation's holds the bits that its successors will come to
+// as well; it spares them the way there unless they have got so far already.
+std::string WhyRefused(const State& state, const Job& job, const CheckpointWritten& written) {
   if (job.final()) return absl::StrCat("the job is ", StateName(job.state));
-  return "";
+  if (written.generation == job.generation) return "";
+  const std::string older = absl::StrCat("it is of generation ", written.generation.value(),
+                                         ", the newest is ", job.generation.value());
+  if (written.generation > job.generation) return older;
+  const Checkpoint* newest = NewestCheckpoint(state, job.id);
+  if (newest != nullptr && newest->step >= written.step) {
+    return absl::StrCat(older, " and has the checkpoint of step ", newest->step);
+  }
+  const int64_t reached = ReachedAfter(job, written.generation);
+  return reached < written.step ? "" : absl::StrCat(older, " and is at step ", reached);
 }
 
 Checkpoint MakeCheckpoint(const Context& c, const JobId& job, const WorkerId& worker,
@@ -112,9 +125,14 @@ void Commit(Context& c, const JobId& id, const WorkerId& worker, const Checkpoin
   const auto known = of_job.find(written.step);
   if (known != of_job.end() && known->second.path == written.path &&
       known->second.generation == written.generation) {
-    return;  // reported again
+    // Reported again; who found the folder did not know that it is the last, its trainer does.
+    if (!written.final || known->second.final) return;
+    known->second.final = true;
+    SaveCheckpoint(c, known->second);
+    if (job.active()) Succeed(c, job);
+    return;
   }
-  if (const std::string refused = WhyRefused(job, written); !refused.empty()) {
+  if (const std::string refused = WhyRefused(c.state, job, written); !refused.empty()) {
     c.out.log.push_back(absl::StrCat("job ", id.value(), " (", job.wish.name,
                                      "): refused the checkpoint of step ", written.step, " in ",
                                      written.path, ": ", refused));
@@ -125,10 +143,19 @@ void Commit(Context& c, const JobId& id, const WorkerId& worker, const Checkpoin
   SaveCheckpoint(c, of_job[written.step]);
   if (!replaced.empty() && replaced != written.path) OrderDeletion(c, id, worker, replaced);
   Save(c, job);
+  Mark(c, job, MilestoneKind::kCheckpoint, written.step,
+       absl::StrCat("checkpoint of step ", written.step, " in ", written.path, ", loss ",
+                    absl::SixDigits(written.loss)));
   Record(c, Measure::kCheckpointCommitted, id.value(), static_cast<double>(written.step));
   // The success is in the same transaction: no restart finds a finished job unfinished.
   if (written.final && job.active()) Succeed(c, job);
   Retain(c, job);
+}
+
+void Adopt(Context& c, const JobId& id, const WorkerId& worker, const CheckpointWritten& written) {
+  const auto job = c.state.jobs.find(id);
+  if (job == c.state.jobs.end() || written.generation >= job->second.generation) return;
+  if (WhyRefused(c.state, job->second, written).empty()) Commit(c, id, worker, written);
 }
 
 void MarkCorrupt(Context& c, const JobId& id, const CheckpointCorrupt& corruption) {

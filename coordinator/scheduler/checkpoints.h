@@ -8,9 +8,13 @@
 
 namespace mindforge::sched {
 
-// An agent found a finished folder: it is committed when it is of the newest generation of a job
-// that has not ended, else refused and its folder deleted. The last step's ends the job.
+// An agent found a finished folder. It is committed when its job has not ended and it is of the
+// newest generation, or of an older one while nothing newer has got to its step; else it is refused
+// and its folder deleted. The last step's ends the job.
 void Commit(Context& c, const JobId& job, const WorkerId& worker, const CheckpointWritten& written);
+
+// Commits what may be committed of an older generation; leaves the rest to Commit.
+void Adopt(Context& c, const JobId& job, const WorkerId& worker, const CheckpointWritten& written);
 
 // A trainer read a resume point back wrong: it is never used again.
 void MarkCorrupt(Context& c, const JobId& job, const CheckpointCorrupt& corruption);

@@ -99,6 +99,12 @@ void Move(Context& c, Job& job, JobState to, std::string reason) {
   WakeMembers(c, job);
 }
 
+void Mark(Context& c, Job& job, MilestoneKind kind, int64_t step, std::string text) {
+  c.out.changes.milestones.push_back(
+      {job.id, {++job.milestone_count, kind, c.now.wall, step, std::move(text)}});
+  c.out.touched_jobs.insert(job.id);
+}
+
 Job& InsertJob(State& state, Job job) {
   const JobId id = job.id;
   state.by_sequence[job.sequence] = id;

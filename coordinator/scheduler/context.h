@@ -41,6 +41,9 @@ void Explain(Context& c, Job& job, std::string reason);
 // Takes the job to another state and says why. REQUIRES: an arrow leads there.
 void Move(Context& c, Job& job, JobState to, std::string reason);
 
+// Notes what a chart of the job's training marks at `step`.
+void Mark(Context& c, Job& job, MilestoneKind kind, int64_t step, std::string text);
+
 // Adds and removes a job with its entries in all indexes.
 Job& InsertJob(State& state, Job job);
 void EraseJob(Context& c, const JobId& id);

@@ -103,7 +103,8 @@ struct VerifyResult {
 
 // An agent's call: its whole current state.
 struct WorkerReport {
-  WorkerRecord worker;  // without acks and drained
+  WorkerRecord worker;      // without acks and drained
+  int64_t call_number = 0;  // grows with each call of the incarnation
   bool stopping = false;
   std::vector<DeviceStatus> statuses;
   std::vector<Spooled<Progress>> progress;
@@ -143,6 +144,7 @@ struct Changes {
   std::vector<std::pair<JobId, std::pair<int64_t, JobEvent>>> events;  // number, event
   std::vector<std::pair<JobId, Progress>> progress;  // kept only as the first of (job, step)
   std::vector<std::pair<JobId, std::pair<int64_t, LogLine>>> logs;  // number, line
+  std::vector<std::pair<JobId, Milestone>> milestones;
   std::vector<WorkerRecord> workers;
   std::vector<WorkerId> deleted_workers;
   std::vector<Checkpoint> checkpoints;
@@ -156,10 +158,10 @@ struct Changes {
 
   bool empty() const {
     return jobs.empty() && deleted_jobs.empty() && events.empty() && progress.empty() &&
-           logs.empty() && workers.empty() && deleted_workers.empty() && checkpoints.empty() &&
-           deleted_checkpoints.empty() && delete_orders.empty() && done_delete_orders.empty() &&
-           deployments.empty() && deleted_deployments.empty() && requests.empty() &&
-           forgotten_requests.empty();
+           logs.empty() && milestones.empty() && workers.empty() && deleted_workers.empty() &&
+           checkpoints.empty() && deleted_checkpoints.empty() && delete_orders.empty() &&
+           done_delete_orders.empty() && deployments.empty() && deleted_deployments.empty() &&
+           requests.empty() && forgotten_requests.empty();
   }
 };
 
@@ -184,6 +186,8 @@ struct Outcome {
   std::string name;
   // The request was known: nothing was done now.
   bool repeated = false;
+  // A report that a later one of the same agent overtook: its state was not taken.
+  bool outdated = false;
 
   Changes changes;
   std::set<JobId> touched_jobs;        // something that watchers see has changed

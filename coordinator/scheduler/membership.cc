@@ -32,7 +32,15 @@ void BeginGeneration(Context& c, Job& job, const Placement& placement) {
   const int before = job.world_sizes.empty() ? 0 : job.world_sizes.back().world_size;
   const int world = static_cast<int>(places.size());
   if (before != 0 && before != world) Record(c, Measure::kWorldSizeChange, "");
-  job.world_sizes.push_back({job.generation, Step(newest == nullptr ? 0 : newest->step), world});
+  const int64_t from = newest == nullptr ? 0 : newest->step;
+  job.world_sizes.push_back({job.generation, Step(from), world});
+  if (before != world) {
+    Mark(c, job, MilestoneKind::kWorldSize, from,
+         absl::StrCat("generation ", job.generation.value(), ": ", world,
+                      world == 1 ? " rank" : " ranks",
+                      before == 0 ? "" : absl::StrCat(" instead of ", before), ", ",
+                      GoesOnFrom(c.state, job)));
+  }
   if (!job.recovery_cause.empty()) {
     Record(c, Measure::kRecoverySeconds, "placed",
            absl::ToDoubleSeconds(c.now.mono - job.recovery_since));
@@ -41,9 +49,23 @@ void BeginGeneration(Context& c, Job& job, const Placement& placement) {
   FallsDue(c, c.now.mono + c.state.settings.worker_lease);
 }
 
+// The job is not placed again for so long.
+void HoldBack(Context& c, Job& job, absl::Duration pause) {
+  if (pause <= absl::ZeroDuration()) return;
+  job.not_before = std::max(job.not_before, c.now.mono + pause);
+  job.retry_at = c.now.wall + (job.not_before - c.now.mono);
+  FallsDue(c, job.not_before);
+  Save(c, job);
+}
+
 // The next generation of a job that has stopped or lost its group, on its own devices and free
 // ones; QUEUED when too few are left.
 void FormGeneration(Context& c, Job& job, const std::string& why) {
+  if (c.now.mono < job.not_before) {
+    job.stop = StopPurpose::kNone;
+    ReleaseDevices(c, job);
+    return Move(c, job, JobState::kQueued, why);
+  }
   const Placement placement = Place(RequestOf(job), AllCandidates(c.state, &job));
   if (placement.ranks.empty()) {
     job.stop = StopPurpose::kNone;
@@ -69,7 +91,8 @@ bool Stopping(const Job& job) {
 void Stopped(Context& c, Job& job) {
   if (job.state != JobState::kPausing) {
     job.stop = StopPurpose::kNone;
-    FormGeneration(c, job, "its members stopped at a checkpoint");
+    FormGeneration(
+        c, job, c.now.mono < job.not_before ? job.reason : "its members stopped at a checkpoint");
     return;
   }
   job.stop = StopPurpose::kNone;
@@ -96,6 +119,14 @@ void BecomeRunning(Context& c, Job& job) {
        absl::StrCat("trains on ", world, world == 1 ? " device" : " devices"));
 }
 
+// What a failure that counts means for a job that has some left: it waits before it is tried again.
+std::string CountFailure(Context& c, Job& job, const std::string& what) {
+  const absl::Duration pause = RetryPause(job.failures);
+  HoldBack(c, job, pause);
+  return absl::StrCat("failed ", job.failures, " of ", std::max(1, job.wish.max_failures),
+                      " times: ", what, "; trying again in ", absl::FormatDuration(pause));
+}
+
 }  // namespace
 
 bool AllStepsCommitted(const State& state, const Job& job) {
@@ -111,25 +142,24 @@ void Start(Context& c, Job& job, const Placement& placement) {
        absl::StrCat(placement.reason, ", starts ", GoesOnFrom(c.state, job)));
 }
 
-void Restart(Context& c, Job& job, const std::string& cause, const std::string& reason) {
+void Restart(Context& c, Job& job, const std::string& cause, std::string reason) {
   if (job.recovery_cause.empty()) {
     job.recovery_cause = cause;
     job.recovery_since = c.now.mono;
   }
   Record(c, Measure::kRecovery, cause);
   ++job.restarts_without_step;
-  const absl::Duration wait = Backoff(job.restarts_without_step);
-  job.not_before = c.now.mono + wait;
+  Mark(c, job, MilestoneKind::kRestart, job.progress.step, reason);
+  if (const absl::Duration wait = Backoff(job.restarts_without_step); wait > absl::ZeroDuration()) {
+    HoldBack(c, job, wait);
+    absl::StrAppend(&reason, "; waits ", absl::FormatDuration(wait), " after ",
+                    job.restarts_without_step, " starts without a step of progress");
+  }
   job.stop = StopPurpose::kNone;
   if (job.state == JobState::kRunning) Move(c, job, JobState::kResizing, reason);
-  if (job.state == JobState::kStarting || wait > absl::ZeroDuration()) {
+  if (job.state == JobState::kStarting) {
     ReleaseDevices(c, job);
-    Move(c, job, JobState::kQueued,
-         wait == absl::ZeroDuration()
-             ? reason
-             : absl::StrCat(reason, "; waits ", absl::FormatDuration(wait), " after ",
-                            job.restarts_without_step, " starts without a step of progress"));
-    return;
+    return Move(c, job, JobState::kQueued, std::move(reason));
   }
   FormGeneration(c, job, reason);
 }
@@ -180,8 +210,9 @@ void MemberEnded(Context& c, Job& job, int rank, const Judgement& judgement) {
   c.out.touched_workers.insert(job.members[rank].worker);
   const std::string who = absl::StrCat("rank ", rank, " on worker ",
                                        WorkerName(c.state, job.members[rank].worker), ": ");
+  std::string reason = who + judgement.reason;
   if (job.active()) {
-    if (judgement.verdict == Verdict::kFailJob) return Fail(c, job, who + judgement.reason);
+    if (judgement.verdict == Verdict::kFailJob) return Fail(c, job, reason);
     if (judgement.verdict == Verdict::kCounted) {
       ++job.failures;
       Save(c, job);
@@ -190,9 +221,11 @@ void MemberEnded(Context& c, Job& job, int rank, const Judgement& judgement) {
                     absl::StrCat("failed ", job.failures, " times (max_failures is ",
                                  job.wish.max_failures, "); the last: ", who, judgement.reason));
       }
+      reason = CountFailure(c, job, reason);
+      if (Stopping(job)) Explain(c, job, reason);
     }
     if (!Stopping(job) && judgement.verdict != Verdict::kDone) {
-      return Restart(c, job, judgement.cause, who + judgement.reason);
+      return Restart(c, job, judgement.cause, std::move(reason));
     }
     if (!Stopping(job) && live.phase == Phase::kStopped) {
       return Restart(c, job, "stopped_unasked", who + "stopped though it was not asked to");

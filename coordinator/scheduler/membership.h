@@ -11,7 +11,7 @@ namespace mindforge::sched {
 
 // The generation cannot go on: the next one forms at once where it can, else the job is queued.
 // REQUIRES: STARTING, RUNNING or RESIZING.
-void Restart(Context& c, Job& job, const std::string& cause, const std::string& reason);
+void Restart(Context& c, Job& job, const std::string& cause, std::string reason);
 
 // The trainer of `rank` ended, or is known to be gone.
 void MemberEnded(Context& c, Job& job, int rank, const Judgement& judgement);

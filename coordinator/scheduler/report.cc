@@ -45,6 +45,28 @@ void Lost(Context& c, const WorkerId& worker, const Seat& seat, std::string caus
   MemberEnded(c, *job, seat.rank, {Verdict::kNotCounted, std::move(cause), std::move(reason)});
 }
 
+// An agent has two calls under way at times: the older may be handled last.
+bool IsOvertaken(const State& state, const WorkerReport& report) {
+  const auto it = state.workers.find(report.worker.id);
+  return it != state.workers.end() && it->second.incarnation == report.worker.incarnation &&
+         report.call_number <= it->second.newest_call;
+}
+
+// Refuses an agent whose successor has registered: what is left of its last call, or a second one
+// with a copy of its data folder.
+bool IsReplaced(Context& c, const WorkerReport& report) {
+  const auto it = c.state.workers.find(report.worker.id);
+  if (it == c.state.workers.end() || it->second.former_incarnation != report.worker.incarnation) {
+    return false;
+  }
+  c.out.status = CommandError(
+      absl::StatusCode::kAborted, "AGENT_REPLACED",
+      absl::StrCat("another agent with the worker id ", report.worker.id.value(),
+                   " has taken this one's place: if two are meant to run, give this one a "
+                   "--data-dir of its own"));
+  return true;
+}
+
 // True when the agent is a new process: its trainers are gone.
 bool Register(Context& c, const WorkerReport& report) {
   const auto [it, is_new] = c.state.workers.try_emplace(report.worker.id);
@@ -54,7 +76,7 @@ bool Register(Context& c, const WorkerReport& report) {
   const bool restarted = !is_new && worker.incarnation != report.worker.incarnation;
   static_cast<WorkerRecord&>(worker) = report.worker;
   worker.drained = before.drained;
-  worker.acks = restarted || is_new ? SpoolAcks{} : before.acks;
+  worker.acks = worker.spool == before.spool ? before.acks : SpoolAcks{};
   if (is_new || before != worker) {
     c.dirty_workers.insert(worker.id);
     c.state.reschedule = true;
@@ -72,6 +94,8 @@ bool Register(Context& c, const WorkerReport& report) {
   worker.lost = false;
   worker.reported = true;
   worker.stopping = report.stopping;
+  worker.newest_call = report.call_number;
+  if (restarted) worker.former_incarnation = before.incarnation;
   worker.lease_from = c.now.mono;
   worker.last_seen = c.now.wall;
   if (restarted) worker.statuses.clear();
@@ -79,24 +103,43 @@ bool Register(Context& c, const WorkerReport& report) {
   return restarted;
 }
 
-// A record of an older generation still counts for the steps that its successor went on from.
-bool IsCommittedHistory(const Job& job, const Progress& record) {
-  if (record.generation == job.generation) return true;
+// True when a checkpoint of the record's own generation holds its step.
+bool IsInCheckpoint(const State& state, const Job& job, const Progress& record) {
+  const auto of_job = state.checkpoints.find(job.id);
+  if (of_job == state.checkpoints.end()) return false;
+  return std::any_of(of_job->second.lower_bound(record.step), of_job->second.end(),
+                     [&](const auto& e) { return e.second.generation == record.generation; });
+}
+
+// A record of an older generation still counts for the steps that its successors go on from.
+bool IsCommittedHistory(const State& state, const Job& job, const Progress& record) {
+  if (record.generation == job.generation || IsInCheckpoint(state, job, record)) return true;
   for (const WorldSizeChange& change : job.world_sizes) {
     if (change.generation > record.generation) return record.step <= change.from_step.value();
   }
   return false;
 }
 
+// Each step once, whatever is done again and in whichever order the records come.
+void CountStep(Job& job, const Progress& record) {
+  const bool is_late = record.step <= job.max_step;
+  if (is_late && job.missing_steps.erase(record.step) == 0) return;
+  job.productive_seconds += record.step_seconds;
+  if (!record.skipped) job.tokens += record.tokens;
+  if (is_late) return;
+  for (int64_t step = job.max_step + 1; step < record.step; ++step) {
+    if (job.missing_steps.size() >= kMaxMissingSteps) break;
+    job.missing_steps.insert(step);
+  }
+  job.max_step = record.step;
+}
+
 void TakeProgress(Context& c, Job& job, Progress record) {
-  if (!IsCommittedHistory(job, record)) return;
+  if (!IsCommittedHistory(c.state, job, record)) return;
   if (record.skipped) record.loss = job.progress.loss;
   c.out.changes.progress.push_back({job.id, record});
   if (job.first_loss == 0) job.first_loss = record.loss;
-  if (record.step > job.max_step) {
-    job.productive_seconds += record.step_seconds;
-    job.max_step = record.step;
-  }
+  CountStep(job, record);
   if (record.generation == job.generation) {
     job.progress_since = c.now.mono;
     job.restarts_without_step = 0;
@@ -106,7 +149,10 @@ void TakeProgress(Context& c, Job& job, Progress record) {
       job.recovery_cause.clear();
     }
   }
-  if (record.generation > job.progress.generation || record.step >= job.progress.step) {
+  const bool newest =
+      record.generation > job.progress.generation ||
+      (record.generation == job.progress.generation && record.step >= job.progress.step);
+  if (newest) {
     if (!record.validation_loss) record.validation_loss = job.progress.validation_loss;
     record.bytes.clear();  // the store has it
     job.progress = std::move(record);
@@ -138,6 +184,9 @@ void TakeSpools(Context& c, const WorkerReport& report) {
     const auto it = c.state.jobs.find(id);
     return it == c.state.jobs.end() ? nullptr : &it->second;
   };
+  // An older generation's checkpoint says which of its steps count.
+  for (const Spooled<CheckpointWritten>& item : report.checkpoints)
+    Adopt(c, item.job, worker, item.item);
   // Progress before checkpoints: what a checkpoint holds is on record before the job can end.
   Drain(c, worker, report.progress, &SpoolAcks::progress, [&](const Spooled<Progress>& item) {
     if (Job* job = job_of(item.job)) TakeProgress(c, *job, item.item);
@@ -149,8 +198,6 @@ void TakeSpools(Context& c, const WorkerReport& report) {
         [&](const Spooled<CheckpointCorrupt>& item) { MarkCorrupt(c, item.job, item.item); });
   Drain(c, worker, report.checkpoints, &SpoolAcks::checkpoints,
         [&](const Spooled<CheckpointWritten>& item) { Commit(c, item.job, worker, item.item); });
-  for (const VerifyResult& result : report.verify_results) Verified(c, result);
-  Deleted(c, report.deleted_paths);
 }
 
 void UpdateMember(Context& c, Job& job, int rank, const DeviceStatus& status) {
@@ -230,10 +277,18 @@ void On(Context& c, const WorkerReport& report) {
                                 absl::StrCat(kMaxWorkers, " workers are registered already"));
     return;
   }
+  if (IsReplaced(c, report)) return;
+  if (IsOvertaken(c.state, report)) {
+    // What it delivers counts, once, whenever it comes; how its devices were does not any more.
+    c.out.outdated = true;
+    return TakeSpools(c, report);
+  }
   const bool restarted = Register(c, report);
   const std::vector<Seat> seats = SeatsOn(c, report.worker.id);
   NoteStatuses(c, report);
   TakeSpools(c, report);
+  for (const VerifyResult& result : report.verify_results) Verified(c, result);
+  Deleted(c, report.deleted_paths);
   if (restarted) {
     for (const Seat& seat : seats) {
       Job* job = StillSeated(c, report.worker.id, seat);

@@ -54,6 +54,11 @@ Judgement Judge(const TrainerExit& exit, Phase phase) {
   return {Verdict::kCounted, "trainer_failed", InWords(exit)};
 }
 
+absl::Duration RetryPause(int failures) {
+  if (failures <= 0) return absl::ZeroDuration();
+  return std::min(absl::Seconds(1) * (1 << std::min(failures - 1, 6)), kLongestRetryPause);
+}
+
 absl::Duration Backoff(int restarts) {
   if (restarts <= 2) return absl::ZeroDuration();
   return std::min(absl::Seconds(1) * (1 << std::min(restarts - 3, 5)), absl::Seconds(30));

@@ -24,6 +24,11 @@ struct Judgement {
 // `phase` is the last the trainer reported.
 Judgement Judge(const TrainerExit& exit, Phase phase);
 
+// How long to wait before the next start after the `failures`th failure that counts: from a second,
+// doubling to a minute. What a retry needs (room on a disk, memory) does not come back at once.
+inline constexpr absl::Duration kLongestRetryPause = absl::Minutes(1);
+absl::Duration RetryPause(int failures);
+
 // How long to wait before the next start after `restarts` in a row without a step of progress: none
 // for the first two, then doubling from a second to half a minute.
 absl::Duration Backoff(int restarts);

@@ -4,6 +4,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "coordinator/scheduler/context.h"
+#include "coordinator/scheduler/retry.h"
 
 namespace mindforge::sched {
 namespace {
@@ -23,11 +24,17 @@ Job MakeJob(JobRecord record, Snapshot::JobHistory history, const Now& now) {
   job.events.assign(history.events.begin(), history.events.end());
   job.event_count = history.event_count;
   job.log_count = history.log_count;
+  job.milestone_count = history.milestone_count;
   job.progress = std::move(history.last_progress);
   job.max_step = job.progress.step;
   job.first_loss = history.first_loss;
   job.productive_seconds = history.productive_seconds;
+  job.tokens = history.tokens;
   job.queued_since = job.membership_since = job.progress_since = now.mono;
+  if (job.retry_at > now.wall) {
+    // A wall clock that was set back must not hold the job for longer than a retry ever waits.
+    job.not_before = now.mono + std::min(job.retry_at - now.wall, kLongestRetryPause);
+  }
   return job;
 }
 

@@ -33,6 +33,8 @@ inline constexpr size_t kMaxDeployments = 1'024;
 inline constexpr size_t kMaxEventsPerJob = 50;
 inline constexpr size_t kMaxOtherRequests = 20'000;  // remembered ids of calls other than SubmitJob
 inline constexpr int64_t kMaxLogLinesPerJob = 20'000;
+inline constexpr int64_t kMaxMilestonesPerJob = 10'000;
+inline constexpr size_t kMaxMissingSteps = 200'000;  // of a job; beyond, late ones are not counted
 
 // Where a queued job stands: priority first, then the order of submission.
 using QueueKey = std::pair<int64_t, int64_t>;  // {-priority, sequence}
@@ -43,9 +45,11 @@ struct Snapshot {
     std::vector<JobEvent> events;  // the newest, oldest first
     int64_t event_count = 0;
     int64_t log_count = 0;
+    int64_t milestone_count = 0;
     Progress last_progress;
     double first_loss = 0;
     double productive_seconds = 0;
+    int64_t tokens = 0;
   };
   std::vector<JobRecord> jobs;
   std::map<JobId, JobHistory> histories;

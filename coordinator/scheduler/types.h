@@ -9,6 +9,7 @@
 #include <deque>
 #include <map>
 #include <optional>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -78,6 +79,7 @@ struct JobRecord {
   Generation generation;
   std::vector<MemberPlace> members;  // by rank; empty when it holds no device
   int failures = 0;
+  absl::Time retry_at = absl::InfinitePast();  // not placed before; InfinitePast: at any time
   absl::Time submitted_at = absl::InfinitePast();
   absl::Time started_at = absl::InfinitePast();   // InfinitePast: not yet
   absl::Time finished_at = absl::InfinitePast();  // InfinitePast: not yet
@@ -166,6 +168,17 @@ struct Progress {
   std::string bytes;                      // the serialized ProgressRecord
 };
 
+// What a chart of the job's training marks: what happened to it, and at which step.
+enum class MilestoneKind { kCheckpoint = 1, kRestart = 2, kWorldSize = 3 };
+struct Milestone {
+  int64_t number = 0;  // grows by one within the job
+  MilestoneKind kind = MilestoneKind::kCheckpoint;
+  absl::Time at;
+  int64_t step = 0;
+  std::string text;
+  friend bool operator==(const Milestone&, const Milestone&) = default;
+};
+
 struct LogLine {
   int rank = -1;
   std::string bytes;  // the serialized LogLine
@@ -201,7 +214,7 @@ struct DeleteOrder {
   WorkerId worker;
 };
 
-// Numbers of the newest spooled items of a worker's incarnation that are durable.
+// Numbers of the newest spooled items of a worker that are durable.
 struct SpoolAcks {
   int64_t progress = 0;
   int64_t logs = 0;
@@ -217,6 +230,7 @@ struct WorkerRecord {
   std::string version;
   std::string advertise_host;
   std::string incarnation;
+  std::string spool;  // names what `acks` are the numbers of
   std::vector<Device> devices;
   bool drained = false;  // a person asked for it
   SpoolAcks acks;
@@ -229,6 +243,9 @@ struct Worker : WorkerRecord {
   bool stopping = false;  // the agent itself is being stopped
   bool lost = false;      // its lease ran out
   bool reported = false;  // since this coordinator started
+  // The newest call of this incarnation that was taken, and the incarnation before it.
+  int64_t newest_call = 0;
+  std::string former_incarnation;
   absl::Duration lease_from = absl::ZeroDuration();
   absl::Time last_seen = absl::InfinitePast();
   std::map<std::string, DeviceStatus> statuses;  // by device
@@ -258,14 +275,18 @@ struct Job : JobRecord {
   std::deque<JobEvent> events;   // the newest, durable in a table of their own
   int64_t event_count = 0;
   int64_t log_count = 0;
+  int64_t milestone_count = 0;
   Progress progress;     // the newest record; after a restart it may go back
   int64_t max_step = 0;  // the furthest ever: steps up to it are done again, not done
   double first_loss = 0;
   double productive_seconds = 0;  // sum of the times of steps done, each once
-  bool rank0_finished = false;    // this generation's rank 0 said FINISHED
-  int64_t finished_at_step = 0;   // and at which step
-  int restarts_without_step = 0;  // since the last step of progress
-  absl::Duration not_before = -absl::InfiniteDuration();  // back-off before the next start
+  int64_t tokens = 0;             // trained on, each step once
+  // Steps below max_step whose records are still to come, from an agent that was away.
+  std::set<int64_t> missing_steps;
+  bool rank0_finished = false;                            // this generation's rank 0 said FINISHED
+  int64_t finished_at_step = 0;                           // and at which step
+  int restarts_without_step = 0;                          // since the last step of progress
+  absl::Duration not_before = -absl::InfiniteDuration();  // retry_at on the monotonic clock
   absl::Duration queued_since = absl::ZeroDuration();
   absl::Duration gather_until = -absl::InfiniteDuration();  // -Infinite: not gathering
   absl::Duration membership_since = absl::ZeroDuration();   // for grow_cooldown

@@ -3,6 +3,7 @@
 
 #include <gtest/gtest.h>
 
+#include <atomic>
 #include <memory>
 #include <string>
 
@@ -98,8 +99,9 @@ class ServiceFixture : public ::testing::Test {
     request.set_no_park(true);
     return request;
   }
-  absl::Status Synchronize(const v1::SynchronizeRequest& request,
-                           v1::SynchronizeResponse* response) {
+  // The agent's next call, unless `request` is numbered.
+  absl::Status Synchronize(v1::SynchronizeRequest request, v1::SynchronizeResponse* response) {
+    if (request.call_number() == 0) request.set_call_number(++calls_);
     return Call(*agents_, &v1::WorkerAgentService::Stub::Synchronize, request, response);
   }
   // Takes the agent's order and says that its trainer trains.
@@ -123,6 +125,7 @@ class ServiceFixture : public ::testing::Test {
   TempDir folder_;
   RealClock clock_;
   CoordinatorOptions options_;
+  std::atomic<int64_t> calls_ = 0;
   std::unique_ptr<Coordinator> coordinator_;
   std::unique_ptr<v1::JobService::Stub> jobs_;
   std::unique_ptr<v1::CheckpointService::Stub> checkpoints_;

@@ -4,6 +4,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <atomic>
 #include <memory>
 #include <thread>
 #include <vector>
@@ -50,7 +51,9 @@ sched::SubmitJob Submission(const std::string& name) {
 }
 
 sched::WorkerReport Report(const std::string& id) {
+  static std::atomic<int64_t> calls = 0;
   sched::WorkerReport report;
+  report.call_number = ++calls;
   report.worker.id = WorkerId(id);
   report.worker.name = id;
   report.worker.incarnation = "one";

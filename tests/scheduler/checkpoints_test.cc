@@ -54,11 +54,13 @@ TEST_F(CheckpointTest, CommitsOnlyForTheNewestGeneration) {
   world_.EndTrainer("w2", Killed());
   world_.RunAll();
   ASSERT_EQ(world_.job(job_).generation, Generation(2));
+  world_.Progressed("w1", job_, 10);
   const Outcome refused = world_.Checkpointed("w1", job_, 10, false, /*generation=*/1);
   EXPECT_THAT(refused.changes.checkpoints, IsEmpty());
-  EXPECT_THAT(refused.log, ElementsAre(HasSubstr("it is of generation 1, the newest is 2")));
+  EXPECT_THAT(refused.log,
+              ElementsAre(HasSubstr("it is of generation 1, the newest is 2 and is at step 10")));
   EXPECT_THAT(Deletions("w1"), ElementsAre("/checkpoints/job-id/step-10.g1"));
-  EXPECT_EQ(world_.state.workers.at(WorkerId("w1-id")).acks.checkpoints, 1);
+  EXPECT_EQ(world_.state.workers.at(WorkerId("w1-id")).acks.checkpoints, 2);
   // Gone is gone.
   WorkerReport report;
   report.deleted_paths = {"/checkpoints/job-id/step-10.g1"};

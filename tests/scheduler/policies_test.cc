@@ -179,6 +179,15 @@ TEST(Retry, NamesTheFieldsOfAUsersError) {
             "the data cannot be read; data.path: line 2 is no JSON");
 }
 
+TEST(Retry, PausesFromASecondToAMinute) {
+  EXPECT_EQ(RetryPause(0), absl::ZeroDuration());
+  EXPECT_EQ(RetryPause(1), absl::Seconds(1));
+  EXPECT_EQ(RetryPause(2), absl::Seconds(2));
+  EXPECT_EQ(RetryPause(6), absl::Seconds(32));
+  EXPECT_EQ(RetryPause(7), absl::Seconds(60));
+  EXPECT_EQ(RetryPause(1000), absl::Seconds(60));
+}
+
 TEST(Retry, BacksOffOnlyAfterRepeatedStartsInVain) {
   EXPECT_EQ(Backoff(1), absl::ZeroDuration());
   EXPECT_EQ(Backoff(2), absl::ZeroDuration());

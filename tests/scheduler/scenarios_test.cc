@@ -192,21 +192,6 @@ TEST(Scheduler, AUsersErrorFailsTheJobAtOnce) {
   EXPECT_EQ(world.job(job).generation, Generation(1));
 }
 
-TEST(Scheduler, SpendsTheBudgetOfFailuresAndThenFails) {
-  SchedulerWorld world;
-  world.AddWorker("w1");
-  const JobId job = world.Submit("job");
-  for (int failure = 1; failure <= 3; ++failure) {
-    world.Obey("w1");
-    ASSERT_EQ(world.job(job).state, JobState::kRunning) << failure;
-    world.EndTrainer("w1", Failed(FailureKind::kInternal, "no luck"));
-    EXPECT_EQ(world.job(job).failures, failure);
-  }
-  EXPECT_EQ(world.job(job).state, JobState::kFailed);
-  EXPECT_THAT(world.job(job).reason, HasSubstr("failed 3 times (max_failures is 3)"));
-  EXPECT_THAT(world.job(job).reason, HasSubstr("no luck"));
-}
-
 TEST(Scheduler, BacksOffWhenStartsFailAgainAndAgain) {
   SchedulerWorld world;
   world.AddWorker("w1");

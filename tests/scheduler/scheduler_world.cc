@@ -100,11 +100,13 @@ void SchedulerWorld::AddWorker(const std::string& name, int devices, const std::
 }
 
 Outcome SchedulerWorld::Call(const std::string& name, WorkerReport report) {
-  const Agent& agent = agents.at(name);
+  Agent& agent = agents.at(name);
+  if (report.call_number == 0) report.call_number = ++agent.calls;
   report.worker.id = WorkerId(name + "-id");
   report.worker.name = name;
   report.worker.advertise_host = "host-" + name;
   report.worker.incarnation = agent.incarnation;
+  report.worker.spool = agent.spool;
   report.worker.devices = agent.devices;
   report.stopping = agent.stopping;
   for (const auto& [device, status] : agent.trainers) report.statuses.push_back(status);

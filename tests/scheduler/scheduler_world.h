@@ -17,10 +17,12 @@ class SchedulerWorld {
  public:
   struct Agent {
     std::string incarnation = "one";
+    std::string spool = "spool";
     std::vector<Device> devices;
     std::map<std::string, DeviceStatus> trainers;  // by device
     bool stopping = false;
     int64_t spooled = 0;  // numbers what it delivers
+    int64_t calls = 0;
   };
 
   explicit SchedulerWorld(Settings settings = {});
@@ -40,6 +42,7 @@ class SchedulerWorld {
   void AddWorker(const std::string& name, int devices = 1, const std::string& signature = "cpu-a",
                  DeviceKind kind = DeviceKind::kCpu);
   // The agent tells how it is, with these things delivered.
+  // A call_number in `extra` stands for the agent's next.
   Outcome Call(const std::string& worker, WorkerReport extra = {});
   // The agent calls, takes its orders, and its trainers get to `phase`.
   void Obey(const std::string& worker, Phase phase = Phase::kTraining);
