@@ -106,10 +106,12 @@ sched::Outcome Shell::StepLocked(const sched::Event& event) {
 void Shell::Commit(sched::Outcome outcome, Reply reply) {
   std::vector<std::string> keys = KeysOf(outcome);
   if (outcome.changes.empty() && keys.empty() && reply == nullptr) return;
+  std::vector<JobId> jobs(outcome.touched_jobs.begin(), outcome.touched_jobs.end());
   committer_->Enqueue(
       std::move(outcome.changes),
-      [subscriptions = subscriptions_, keys = std::move(keys), reply = std::move(reply)] {
-        if (!keys.empty()) subscriptions->Wake(keys);
+      [this, jobs = std::move(jobs), keys = std::move(keys), reply = std::move(reply)] {
+        if (options_.on_jobs_changed) options_.on_jobs_changed(jobs);
+        if (!keys.empty()) subscriptions_->Wake(keys);
         if (reply) reply();
       });
 }
@@ -183,6 +185,10 @@ absl::StatusOr<std::vector<StoredProgress>> Shell::ReadProgress(const JobId& job
 absl::StatusOr<std::vector<StoredLog>> Shell::ReadLogs(const JobId& job, int64_t after,
                                                        std::optional<int> rank, int limit) {
   return store_.ReadLogs(job, after, rank, limit);
+}
+
+absl::StatusOr<std::vector<sched::JobEvent>> Shell::ReadEvents(const JobId& job) {
+  return store_.ReadEvents(job);
 }
 
 void Shell::RunTimer() {

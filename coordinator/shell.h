@@ -31,6 +31,8 @@ class Shell : public Core {
     absl::Duration timer_period = absl::Milliseconds(200);  // at least so often it looks
     bool timer = true;                                      // false: tests call RunTimer
     size_t max_subscriptions = 20'000;
+    // Told of jobs that changed durably or were deleted, on the committer's thread: be quick.
+    std::function<void(const std::vector<JobId>&)> on_jobs_changed;
     // Told of a failed commit. The default logs one line and ends the process with status 1.
     std::function<void(const absl::Status&)> on_failure;
   };
@@ -48,6 +50,7 @@ class Shell : public Core {
                                                            int limit) override;
   absl::StatusOr<std::vector<StoredLog>> ReadLogs(const JobId& job, int64_t after,
                                                   std::optional<int> rank, int limit) override;
+  absl::StatusOr<std::vector<sched::JobEvent>> ReadEvents(const JobId& job) override;
 
   // Steps and lets `look` see the state at once, durable or not: for what nobody is promised.
   void DoNow(const sched::Event& event, const std::function<void(const sched::State&)>& look);

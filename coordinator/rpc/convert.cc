@@ -115,14 +115,12 @@ void FillJob(const sched::State& state, const sched::Job& job, v1::Job* out) {
   out->set_pause_requested(job.pause_requested);
 }
 
-void FillEvents(const sched::Job& job, v1::GetJobResponse* out) {
-  for (const sched::JobEvent& event : job.events) {
-    v1::JobEvent* to = out->add_events();
-    to->set_unix_millis(absl::ToUnixMillis(event.at));
-    to->set_state(static_cast<v1::JobState>(event.state));
-    to->set_generation(event.generation.value());
-    to->set_reason(event.reason);
-  }
+void AddEvent(const sched::JobEvent& event, v1::GetJobResponse* out) {
+  v1::JobEvent* to = out->add_events();
+  to->set_unix_millis(absl::ToUnixMillis(event.at));
+  to->set_state(static_cast<v1::JobState>(event.state));
+  to->set_generation(event.generation.value());
+  to->set_reason(event.reason);
 }
 
 void FillCheckpoint(const sched::Checkpoint& checkpoint, v1::Checkpoint* out) {

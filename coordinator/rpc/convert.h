@@ -25,7 +25,7 @@ void SetDuration(absl::Duration duration, google::protobuf::Duration* out);
 sched::JobWish WishOf(const v1::JobSpec& spec);
 
 void FillJob(const sched::State& state, const sched::Job& job, v1::Job* out);
-void FillEvents(const sched::Job& job, v1::GetJobResponse* out);
+void AddEvent(const sched::JobEvent& event, v1::GetJobResponse* out);
 void FillCheckpoint(const sched::Checkpoint& checkpoint, v1::Checkpoint* out);
 void FillWorker(const sched::State& state, const sched::Worker& worker, v1::Worker* out);
 // What a deployment's weights are loaded with, opaque to the scheduler; empty: nothing.

@@ -54,6 +54,7 @@ class Core {
                                                                    int limit) = 0;
   virtual absl::StatusOr<std::vector<StoredLog>> ReadLogs(const JobId& job, int64_t after,
                                                           std::optional<int> rank, int limit) = 0;
+  virtual absl::StatusOr<std::vector<sched::JobEvent>> ReadEvents(const JobId& job) = 0;
 };
 
 }  // namespace mindforge

@@ -133,13 +133,23 @@ grpc::ServerUnaryReactor* JobService::SubmitJob(grpc::CallbackServerContext* con
 grpc::ServerUnaryReactor* JobService::GetJob(grpc::CallbackServerContext* context,
                                              const v1::GetJobRequest* request,
                                              v1::GetJobResponse* response) {
-  return Look(context, core_, [request, response](const sched::State& state) {
+  grpc::ServerUnaryReactor* const reactor = context->DefaultReactor();
+  core_.View([=, this](const sched::State& state, const sched::Now&) -> Core::Reply {
     const sched::Job* job = sched::FindJob(state, request->job());
-    if (job == nullptr) return JobNotFound(request->job());
+    if (job == nullptr) return Finish(reactor, JobNotFound(request->job()));
     FillJob(state, *job, response->mutable_job());
-    FillEvents(*job, response);
-    return absl::OkStatus();
+    for (const sched::JobEvent& event : job->events) AddEvent(event, response);
+    if (!job->events.empty()) return Finish(reactor, absl::OkStatus());
+    // Those of jobs that ended before this coordinator began are in the store alone.
+    return [=, this, id = job->id] {
+      const auto events = core_.ReadEvents(id);
+      if (events.ok()) {
+        for (const sched::JobEvent& event : *events) AddEvent(event, response);
+      }
+      reactor->Finish(ToGrpcStatus(events.status()));
+    };
   });
+  return reactor;
 }
 
 grpc::ServerUnaryReactor* JobService::ListJobs(grpc::CallbackServerContext* context,

@@ -41,6 +41,7 @@ absl::StatusOr<sched::JobRecord> ReadJob(const Statement& row) {
   RETURN_IF_ERROR(MembersFromJson(row.Text(26), &job.members));
   RETURN_IF_ERROR(WorldSizesFromJson(row.Text(27), &job.world_sizes));
   job.skipped_lines = row.Int(28);
+  job.retry_at = TimeFromRow(row.Int(29));
   return job;
 }
 
@@ -49,8 +50,8 @@ absl::Status LoadJobs(Database& database, Snapshot& snapshot) {
       "SELECT id, sequence, name, spec, state, reason, generation, failures, submitted_at,"
       " started_at, finished_at, revision, device_signature, dataset_digest, pause_requested, stop,"
       " stop_sequence, min_workers, max_workers, accumulation_steps, device, priority,"
-      " checkpoint_dir, keep_last, keep_every, max_failures, members, world_sizes, skipped_lines "
-      "FROM jobs");
+      " checkpoint_dir, keep_last, keep_every, max_failures, members, world_sizes, skipped_lines,"
+      " retry_at FROM jobs");
   rows.Bind();
   while (rows.Next()) {
     ASSIGN_OR_RETURN(sched::JobRecord job, ReadJob(rows));
@@ -59,9 +60,11 @@ absl::Status LoadJobs(Database& database, Snapshot& snapshot) {
   return rows.status();
 }
 
+// Of live jobs; an ended one's are read when somebody asks for them.
 absl::Status LoadEvents(Database& database, Snapshot& snapshot) {
   Statement& rows = database.Prepared(
-      "SELECT job, number, at, state, generation, reason FROM job_events ORDER BY job, number");
+      "SELECT job, number, at, state, generation, reason FROM job_events"
+      " WHERE job IN (SELECT id FROM jobs WHERE state < 8) ORDER BY job, number");
   rows.Bind();
   while (rows.Next()) {
     auto& history = snapshot.histories[JobId(rows.Text(0))];
@@ -72,64 +75,45 @@ absl::Status LoadEvents(Database& database, Snapshot& snapshot) {
   return rows.status();
 }
 
-// The newest record, the first loss and the sum of step times of each job; by job, so that each is
-// a seek or a scan of that job's rows alone.
-absl::Status LoadProgress(Database& database, Snapshot& snapshot) {
-  for (const sched::JobRecord& job : snapshot.jobs) {
-    auto& history = snapshot.histories[job.id];
-    Statement& last = database.Prepared(
-        "SELECT step, generation, total_steps, epoch, world_size, loss, learning_rate,"
-        " gradient_norm, tokens, tokens_per_second, step_seconds, loss_scale, skipped_steps"
-        " FROM progress WHERE job = ? ORDER BY step DESC LIMIT 1");
-    last.Bind(job.id.value());
-    while (last.Next()) {
-      sched::Progress& record = history.last_progress;
-      record.step = last.Int(0);
-      record.generation = Generation(last.Int(1));
-      record.total_steps = last.Int(2);
-      record.epoch = last.Double(3);
-      record.world_size = static_cast<int>(last.Int(4));
-      record.loss = last.Double(5);
-      record.learning_rate = last.Double(6);
-      record.gradient_norm = last.Double(7);
-      record.tokens = last.Int(8);
-      record.tokens_per_second = last.Double(9);
-      record.step_seconds = last.Double(10);
-      record.loss_scale = last.OptionalDouble(11);
-      record.skipped_steps = last.Int(12);
-    }
-    RETURN_IF_ERROR(last.status());
-    Statement& validated = database.Prepared(
-        "SELECT validation_loss FROM progress WHERE job = ? AND validation_loss IS NOT NULL"
-        " ORDER BY step DESC LIMIT 1");
-    validated.Bind(job.id.value());
-    while (validated.Next()) history.last_progress.validation_loss = validated.Double(0);
-    RETURN_IF_ERROR(validated.status());
-    Statement& first = database.Prepared(
-        "SELECT loss FROM progress WHERE job = ? AND loss <> 0 ORDER BY step LIMIT 1");
-    first.Bind(job.id.value());
-    while (first.Next()) history.first_loss = first.Double(0);
-    RETURN_IF_ERROR(first.status());
-    // Only a live job's goodput is shown.
-    if (!sched::IsFinal(job.state)) {
-      Statement& sum = database.Prepared("SELECT sum(step_seconds) FROM progress WHERE job = ?");
-      sum.Bind(job.id.value());
-      while (sum.Next()) history.productive_seconds = sum.Double(0);
-      RETURN_IF_ERROR(sum.status());
-    }
-    Statement& logs =
-        database.Prepared("SELECT number FROM logs WHERE job = ? ORDER BY number DESC LIMIT 1");
-    logs.Bind(job.id.value());
-    while (logs.Next()) history.log_count = logs.Int(0);
-    RETURN_IF_ERROR(logs.status());
+// Each job's totals and its newest record, which is one seek.
+absl::Status LoadTotals(Database& database, Snapshot& snapshot) {
+  Statement& rows = database.Prepared(
+      "SELECT t.job, t.last_step, t.first_loss, t.validation_loss, t.productive_seconds, t.tokens,"
+      " t.log_count, t.milestone_count, p.generation, p.total_steps, p.epoch, p.world_size, p.loss,"
+      " p.learning_rate, p.gradient_norm, p.tokens, p.tokens_per_second, p.step_seconds,"
+      " p.loss_scale, p.skipped_steps FROM job_totals t"
+      " LEFT JOIN progress p ON p.job = t.job AND p.step = t.last_step");
+  rows.Bind();
+  while (rows.Next()) {
+    auto& history = snapshot.histories[JobId(rows.Text(0))];
+    history.first_loss = rows.Double(2);
+    history.productive_seconds = rows.Double(4);
+    history.tokens = rows.Int(5);
+    history.log_count = rows.Int(6);
+    history.milestone_count = rows.Int(7);
+    sched::Progress& record = history.last_progress;
+    record.step = rows.Int(1);
+    record.validation_loss = rows.OptionalDouble(3);
+    record.generation = Generation(rows.Int(8));
+    record.total_steps = rows.Int(9);
+    record.epoch = rows.Double(10);
+    record.world_size = static_cast<int>(rows.Int(11));
+    record.loss = rows.Double(12);
+    record.learning_rate = rows.Double(13);
+    record.gradient_norm = rows.Double(14);
+    record.tokens = rows.Int(15);
+    record.tokens_per_second = rows.Double(16);
+    record.step_seconds = rows.Double(17);
+    record.loss_scale = rows.OptionalDouble(18);
+    record.skipped_steps = rows.Int(19);
   }
-  return absl::OkStatus();
+  return rows.status();
 }
 
 absl::Status LoadWorkers(Database& database, Snapshot& snapshot) {
   Statement& rows = database.Prepared(
       "SELECT id, name, version, advertise_host, incarnation, devices, drained, progress_ack,"
-      " logs_ack, checkpoints_ack, corruptions_ack FROM workers");
+      " logs_ack, checkpoints_ack, corruptions_ack, spool FROM workers");
   rows.Bind();
   while (rows.Next()) {
     sched::WorkerRecord worker;
@@ -141,6 +125,7 @@ absl::Status LoadWorkers(Database& database, Snapshot& snapshot) {
     RETURN_IF_ERROR(DevicesFromJson(rows.Text(5), &worker.devices));
     worker.drained = rows.Int(6) != 0;
     worker.acks = {rows.Int(7), rows.Int(8), rows.Int(9), rows.Int(10)};
+    worker.spool = rows.Text(11);
     snapshot.workers.push_back(std::move(worker));
   }
   return rows.status();
@@ -215,7 +200,7 @@ absl::StatusOr<Snapshot> LoadRows(Database& database) {
   Snapshot snapshot;
   RETURN_IF_ERROR(LoadJobs(database, snapshot));
   RETURN_IF_ERROR(LoadEvents(database, snapshot));
-  RETURN_IF_ERROR(LoadProgress(database, snapshot));
+  RETURN_IF_ERROR(LoadTotals(database, snapshot));
   RETURN_IF_ERROR(LoadWorkers(database, snapshot));
   RETURN_IF_ERROR(LoadCheckpoints(database, snapshot));
   RETURN_IF_ERROR(LoadRest(database, snapshot));

@@ -74,20 +74,47 @@ ALTER TABLE jobs ADD COLUMN skipped_lines INTEGER NOT NULL DEFAULT 0;
     R"sql(
 ALTER TABLE deployments ADD COLUMN load_options BLOB NOT NULL DEFAULT x'';
 )sql",
+    // A start reads job_totals and no history; live jobs are those before state 8 (CANCELLED).
+    R"sql(
+ALTER TABLE jobs ADD COLUMN retry_at INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE workers ADD COLUMN spool BLOB NOT NULL DEFAULT x'';
+UPDATE workers SET spool = incarnation;
+CREATE INDEX live_jobs ON jobs (id) WHERE state < 8;
+CREATE TABLE milestones (
+  job BLOB NOT NULL, number INTEGER NOT NULL, kind INTEGER NOT NULL, at INTEGER NOT NULL,
+  step INTEGER NOT NULL, text BLOB NOT NULL, PRIMARY KEY (job, number)
+) WITHOUT ROWID;
+CREATE TABLE job_totals (
+  job BLOB PRIMARY KEY, last_step INTEGER NOT NULL DEFAULT 0, first_loss REAL NOT NULL DEFAULT 0,
+  validation_loss REAL, productive_seconds REAL NOT NULL DEFAULT 0,
+  tokens INTEGER NOT NULL DEFAULT 0, log_count INTEGER NOT NULL DEFAULT 0,
+  milestone_count INTEGER NOT NULL DEFAULT 0
+) WITHOUT ROWID;
+INSERT INTO job_totals (job, last_step, productive_seconds, tokens, first_loss, validation_loss)
+  SELECT job, max(step), sum(step_seconds), sum(tokens),
+    coalesce((SELECT loss FROM progress f WHERE f.job = p.job AND loss <> 0
+              ORDER BY step LIMIT 1), 0),
+    (SELECT validation_loss FROM progress v WHERE v.job = p.job AND validation_loss IS NOT NULL
+     ORDER BY step DESC LIMIT 1)
+  FROM progress p GROUP BY job;
+INSERT INTO job_totals (job, log_count) SELECT job, max(number) FROM logs WHERE true GROUP BY job
+  ON CONFLICT (job) DO UPDATE SET log_count = excluded.log_count;
+DROP INDEX validated_steps;
+)sql",
 };
 
 }  // namespace
 
 int SchemaVersion() { return static_cast<int>(std::size(kMigrations)); }
 
-absl::Status Migrate(Database& database) {
+absl::Status Migrate(Database& database, int to) {
   ASSIGN_OR_RETURN(const int64_t found, database.UserVersion());
   if (found > SchemaVersion()) {
     return absl::FailedPreconditionError(
         absl::StrCat("it was written by a newer program (schema ", found, ", this one knows ",
                      SchemaVersion(), "): run that program, or restore a backup made before"));
   }
-  for (int64_t version = found; version < SchemaVersion(); ++version) {
+  for (int64_t version = found; version < to; ++version) {
     RETURN_IF_ERROR(database.Execute(absl::StrCat("BEGIN IMMEDIATE;", kMigrations[version],
                                                   "PRAGMA user_version=", version + 1, ";COMMIT;")))
         << "migration " << version + 1;

@@ -7,11 +7,11 @@
 
 namespace mindforge {
 
-// Brings the database to the newest schema, each step in a transaction of its own.
-// FAILED_PRECONDITION: a newer program has written it. DATA_LOSS: it cannot be read.
-absl::Status Migrate(Database& database);
-
 // The schema that this program reads and writes.
 int SchemaVersion();
+
+// Brings the database to a schema, each step in a transaction of its own.
+// FAILED_PRECONDITION: a newer program has written it. DATA_LOSS: it cannot be read.
+absl::Status Migrate(Database& database, int version = SchemaVersion());
 
 }  // namespace mindforge

@@ -124,6 +124,8 @@ Statement& Database::Prepared(std::string_view sql) {
   return *statements_.emplace(sql, std::make_unique<Statement>(database_, statement)).first->second;
 }
 
+int64_t Database::RowsChanged() const { return sqlite3_changes64(database_); }
+
 absl::StatusOr<int64_t> Database::UserVersion() {
   sqlite3_stmt* statement = nullptr;
   const int code = sqlite3_prepare_v2(database_, "PRAGMA user_version", -1, &statement, nullptr);

@@ -81,6 +81,9 @@ class Database {
   // The statement for this text, prepared once. REQUIRES: `sql` is correct.
   Statement& Prepared(std::string_view sql);
 
+  // Rows that the last INSERT, UPDATE or DELETE changed.
+  int64_t RowsChanged() const;
+
   absl::StatusOr<int64_t> UserVersion();
 
  private:

@@ -104,4 +104,35 @@ absl::StatusOr<std::vector<StoredLog>> SqliteStore::ReadLogs(const JobId& job, i
   return lines;
 }
 
+absl::StatusOr<std::vector<sched::Milestone>> SqliteStore::ReadMilestones(const JobId& job,
+                                                                          int64_t after,
+                                                                          int limit) {
+  MutexLock lock(reader_mutex_);
+  Statement& rows = reader_->Prepared(
+      "SELECT number, kind, at, step, text FROM milestones WHERE job = ? AND number > ?"
+      " ORDER BY number LIMIT ?");
+  rows.Bind(job.value(), after, limit);
+  std::vector<sched::Milestone> marks;
+  while (rows.Next()) {
+    marks.push_back({rows.Int(0), static_cast<sched::MilestoneKind>(rows.Int(1)),
+                     TimeFromRow(rows.Int(2)), rows.Int(3), rows.Text(4)});
+  }
+  RETURN_IF_ERROR(rows.status());
+  return marks;
+}
+
+absl::StatusOr<std::vector<sched::JobEvent>> SqliteStore::ReadEvents(const JobId& job) {
+  MutexLock lock(reader_mutex_);
+  Statement& rows = reader_->Prepared(
+      "SELECT at, state, generation, reason FROM job_events WHERE job = ? ORDER BY number");
+  rows.Bind(job.value());
+  std::vector<sched::JobEvent> events;
+  while (rows.Next()) {
+    events.push_back({TimeFromRow(rows.Int(0)), static_cast<sched::JobState>(rows.Int(1)),
+                      Generation(rows.Int(2)), rows.Text(3)});
+  }
+  RETURN_IF_ERROR(rows.status());
+  return events;
+}
+
 }  // namespace mindforge

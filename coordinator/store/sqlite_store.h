@@ -27,6 +27,9 @@ class SqliteStore : public Store {
                                                            int limit) override;
   absl::StatusOr<std::vector<StoredLog>> ReadLogs(const JobId& job, int64_t after,
                                                   std::optional<int> rank, int limit) override;
+  absl::StatusOr<std::vector<sched::Milestone>> ReadMilestones(const JobId& job, int64_t after,
+                                                               int limit) override;
+  absl::StatusOr<std::vector<sched::JobEvent>> ReadEvents(const JobId& job) override;
 
  private:
   SqliteStore(UniqueFd lock, std::unique_ptr<Database> writer, std::unique_ptr<Database> reader)

@@ -23,13 +23,15 @@ class Store {
  public:
   virtual ~Store() = default;
 
-  // Everything but progress records and log lines. DATA_LOSS: what is there cannot be read.
+  // Everything but progress records, milestones, log lines and the events of ended jobs. DATA_LOSS:
+  // what is there cannot be read.
   virtual absl::StatusOr<sched::Snapshot> Load() = 0;
 
   // Makes all changes durable, in order, in one transaction. OK: they survive power loss. On error
   // none of them was made, or (UNKNOWN) it is not known which: the caller ends the process.
   // Progress is kept as the first record of (job, step), log lines as the newest
-  // kMaxLogLinesPerJob, events as the newest kMaxEventsPerJob.
+  // kMaxLogLinesPerJob, events as the newest kMaxEventsPerJob, milestones as the newest
+  // kMaxMilestonesPerJob.
   virtual absl::Status Apply(const std::vector<const sched::Changes*>& batch) = 0;
 
   // The job's records with a step above `after_step`, ascending, at most `limit`.
@@ -41,6 +43,14 @@ class Store {
   // `rank` is set.
   virtual absl::StatusOr<std::vector<StoredLog>> ReadLogs(const JobId& job, int64_t after,
                                                           std::optional<int> rank, int limit) = 0;
+
+  // The job's milestones with a number above `after`, ascending, at most `limit`.
+  virtual absl::StatusOr<std::vector<sched::Milestone>> ReadMilestones(const JobId& job,
+                                                                       int64_t after,
+                                                                       int limit) = 0;
+
+  // The job's events that are kept, oldest first.
+  virtual absl::StatusOr<std::vector<sched::JobEvent>> ReadEvents(const JobId& job) = 0;
 };
 
 }  // namespace mindforge

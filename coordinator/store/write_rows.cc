@@ -22,8 +22,8 @@ absl::Status WriteJobs(Database& database, const Changes& changes) {
                       " device_signature, dataset_digest, pause_requested, stop, stop_sequence,"
                       " min_workers, max_workers, accumulation_steps, device, priority,"
                       " checkpoint_dir, keep_last, keep_every, max_failures, members, world_sizes,"
-                      " skipped_lines)"
-                      " VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)")
+                      " skipped_lines, retry_at)"
+                      " VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)")
             .Bind(job.id.value(), job.sequence, wish.name, job.spec, static_cast<int>(job.state),
                   job.reason, job.generation.value(), job.failures, TimeToRow(job.submitted_at),
                   TimeToRow(job.started_at), TimeToRow(job.finished_at), job.revision,
@@ -32,7 +32,7 @@ absl::Status WriteJobs(Database& database, const Changes& changes) {
                   wish.accumulation_steps, wish.device ? static_cast<int>(*wish.device) : 0,
                   wish.priority, wish.checkpoint_dir, wish.keep_last, wish.keep_every,
                   wish.max_failures, MembersToJson(job.members), WorldSizesToJson(job.world_sizes),
-                  job.skipped_lines)
+                  job.skipped_lines, TimeToRow(job.retry_at))
             .Run());
   }
   return absl::OkStatus();
@@ -54,7 +54,23 @@ absl::Status WriteEvents(Database& database, const Changes& changes) {
   return absl::OkStatus();
 }
 
-absl::Status WriteHistory(Database& database, const Changes& changes) {
+// What a step adds to its job's totals, in the transaction that records it for the first time.
+absl::Status AddToTotals(Database& database, const JobId& job, const sched::Progress& record) {
+  return database
+      .Prepared(
+          "INSERT INTO job_totals (job, last_step, first_loss, validation_loss,"
+          " productive_seconds, tokens) VALUES (?,?,?,?,?,?) ON CONFLICT (job) DO UPDATE SET"
+          " last_step = max(last_step, excluded.last_step),"
+          " first_loss = CASE first_loss WHEN 0 THEN excluded.first_loss ELSE first_loss END,"
+          " validation_loss = coalesce(excluded.validation_loss, validation_loss),"
+          " productive_seconds = productive_seconds + excluded.productive_seconds,"
+          " tokens = tokens + excluded.tokens")
+      .Bind(job.value(), record.step, record.loss, record.validation_loss, record.step_seconds,
+            record.skipped ? 0 : record.tokens)
+      .Run();
+}
+
+absl::Status WriteProgress(Database& database, const Changes& changes) {
   for (const auto& [job, record] : changes.progress) {
     RETURN_IF_ERROR(
         database.Prepared("INSERT OR IGNORE INTO progress VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)")
@@ -64,7 +80,32 @@ absl::Status WriteHistory(Database& database, const Changes& changes) {
                   record.step_seconds, record.bytes, record.validation_loss, record.loss_scale,
                   record.skipped_steps)
             .Run());
+    if (database.RowsChanged() > 0) RETURN_IF_ERROR(AddToTotals(database, job, record));
   }
+  return absl::OkStatus();
+}
+
+absl::Status WriteMilestones(Database& database, const Changes& changes) {
+  for (const auto& [job, mark] : changes.milestones) {
+    RETURN_IF_ERROR(database.Prepared("INSERT OR REPLACE INTO milestones VALUES (?,?,?,?,?,?)")
+                        .Bind(job.value(), mark.number, static_cast<int>(mark.kind),
+                              TimeToRow(mark.at), mark.step, mark.text)
+                        .Run());
+    RETURN_IF_ERROR(database
+                        .Prepared("INSERT INTO job_totals (job, milestone_count) VALUES (?,?)"
+                                  " ON CONFLICT (job) DO UPDATE SET"
+                                  " milestone_count = excluded.milestone_count")
+                        .Bind(job.value(), mark.number)
+                        .Run());
+    if (mark.number <= sched::kMaxMilestonesPerJob) continue;
+    RETURN_IF_ERROR(database.Prepared("DELETE FROM milestones WHERE job = ? AND number <= ?")
+                        .Bind(job.value(), mark.number - sched::kMaxMilestonesPerJob)
+                        .Run());
+  }
+  return absl::OkStatus();
+}
+
+absl::Status WriteLogs(Database& database, const Changes& changes) {
   std::map<JobId, int64_t> newest;
   for (const auto& [job, entry] : changes.logs) {
     const auto& [number, line] = entry;
@@ -74,6 +115,11 @@ absl::Status WriteHistory(Database& database, const Changes& changes) {
     newest[job] = std::max(newest[job], number);
   }
   for (const auto& [job, number] : newest) {
+    RETURN_IF_ERROR(database
+                        .Prepared("INSERT INTO job_totals (job, log_count) VALUES (?,?)"
+                                  " ON CONFLICT (job) DO UPDATE SET log_count = excluded.log_count")
+                        .Bind(job.value(), number)
+                        .Run());
     if (number <= sched::kMaxLogLinesPerJob) continue;
     RETURN_IF_ERROR(database.Prepared("DELETE FROM logs WHERE job = ? AND number <= ?")
                         .Bind(job.value(), number - sched::kMaxLogLinesPerJob)
@@ -85,11 +131,11 @@ absl::Status WriteHistory(Database& database, const Changes& changes) {
 absl::Status WriteWorkers(Database& database, const Changes& changes) {
   for (const sched::WorkerRecord& worker : changes.workers) {
     RETURN_IF_ERROR(
-        database.Prepared("INSERT OR REPLACE INTO workers VALUES (?,?,?,?,?,?,?,?,?,?,?)")
+        database.Prepared("INSERT OR REPLACE INTO workers VALUES (?,?,?,?,?,?,?,?,?,?,?,?)")
             .Bind(worker.id.value(), worker.name, worker.version, worker.advertise_host,
                   worker.incarnation, DevicesToJson(worker.devices), worker.drained,
                   worker.acks.progress, worker.acks.logs, worker.acks.checkpoints,
-                  worker.acks.corruptions)
+                  worker.acks.corruptions, worker.spool)
             .Run());
   }
   for (const WorkerId& id : changes.deleted_workers) {
@@ -156,7 +202,8 @@ absl::Status DeleteJobs(Database& database, const Changes& changes) {
     RETURN_IF_ERROR(database.Prepared("DELETE FROM jobs WHERE id = ?").Bind(job.value()).Run());
     for (const char* const sql :
          {"DELETE FROM job_events WHERE job = ?", "DELETE FROM progress WHERE job = ?",
-          "DELETE FROM logs WHERE job = ?", "DELETE FROM checkpoints WHERE job = ?",
+          "DELETE FROM logs WHERE job = ?", "DELETE FROM milestones WHERE job = ?",
+          "DELETE FROM job_totals WHERE job = ?", "DELETE FROM checkpoints WHERE job = ?",
           "DELETE FROM delete_orders WHERE job = ?"}) {
       RETURN_IF_ERROR(database.Prepared(sql).Bind(job.value()).Run());
     }
@@ -169,7 +216,9 @@ absl::Status DeleteJobs(Database& database, const Changes& changes) {
 absl::Status WriteRows(Database& database, const Changes& changes) {
   RETURN_IF_ERROR(WriteJobs(database, changes));
   RETURN_IF_ERROR(WriteEvents(database, changes));
-  RETURN_IF_ERROR(WriteHistory(database, changes));
+  RETURN_IF_ERROR(WriteProgress(database, changes));
+  RETURN_IF_ERROR(WriteMilestones(database, changes));
+  RETURN_IF_ERROR(WriteLogs(database, changes));
   RETURN_IF_ERROR(WriteWorkers(database, changes));
   RETURN_IF_ERROR(WriteCheckpoints(database, changes));
   RETURN_IF_ERROR(WriteDeployments(database, changes));

@@ -280,19 +280,6 @@ TEST_F(ServicesTest, ANewerCallAnswersAnOlderParkedOne) {
   EXPECT_LT(absl::Now() - before, absl::Seconds(4));
 }
 
-TEST_F(ServicesTest, AnOvertakenCallIsAnsweredAtOnce) {
-  v1::SynchronizeRequest request = Report("w1");
-  v1::SynchronizeResponse response;
-  ASSERT_TRUE(Synchronize(request, &response).ok());
-  // Parked, if it were the newest.
-  request.set_no_park(false);
-  request.set_known_version(response.desired_version());
-  request.set_call_number(calls_);
-  const absl::Time before = absl::Now();
-  ASSERT_TRUE(Synchronize(request, &response).ok());
-  EXPECT_LT(absl::Now() - before, absl::Seconds(4)) << "well before the park's five seconds";
-}
-
 TEST_F(ServicesTest, ABadReportIsRefusedByField) {
   v1::SynchronizeRequest request = Report("w1");
   request.clear_worker_id();

@@ -23,9 +23,11 @@ class MemoryStore : public Store {
       snapshot.jobs.push_back(job);
       auto& history = snapshot.histories[id];
       for (const auto& [number, event] : events_[id]) {
+        if (sched::IsFinal(job.state)) break;
         history.events.push_back(event);
         history.event_count = number;
       }
+      if (!milestones_[id].empty()) history.milestone_count = milestones_[id].rbegin()->first;
       if (!logs_[id].empty()) history.log_count = logs_[id].rbegin()->first;
       if (progress_[id].empty()) continue;
       history.last_progress = progress_[id].rbegin()->second;
@@ -34,7 +36,8 @@ class MemoryStore : public Store {
       for (const auto& [step, record] : progress_[id]) {
         if (history.first_loss == 0) history.first_loss = record.loss;
         if (record.validation_loss) history.last_progress.validation_loss = record.validation_loss;
-        if (!sched::IsFinal(job.state)) history.productive_seconds += record.step_seconds;
+        history.productive_seconds += record.step_seconds;
+        if (!record.skipped) history.tokens += record.tokens;
       }
     }
     for (const auto& [id, worker] : workers_) snapshot.workers.push_back(worker);
@@ -85,6 +88,25 @@ class MemoryStore : public Store {
     return lines;
   }
 
+  absl::StatusOr<std::vector<sched::Milestone>> ReadMilestones(const JobId& job, int64_t after,
+                                                               int limit) override {
+    MutexLock lock(mutex_);
+    std::vector<sched::Milestone> marks;
+    const auto& all = milestones_[job];
+    for (auto it = all.upper_bound(after); it != all.end(); ++it) {
+      if (static_cast<int>(marks.size()) == limit) break;
+      marks.push_back(it->second);
+    }
+    return marks;
+  }
+
+  absl::StatusOr<std::vector<sched::JobEvent>> ReadEvents(const JobId& job) override {
+    MutexLock lock(mutex_);
+    std::vector<sched::JobEvent> events;
+    for (const auto& [number, event] : events_[job]) events.push_back(event);
+    return events;
+  }
+
   // Every later Apply fails so; OK heals.
   void FailWith(absl::Status status) {
     MutexLock lock(mutex_);
@@ -120,6 +142,11 @@ class MemoryStore : public Store {
     for (const auto& [job, record] : changes.progress) {
       progress_[job].insert({record.step, record});
     }
+    for (const auto& [job, mark] : changes.milestones) {
+      auto& marks = milestones_[job];
+      marks[mark.number] = mark;
+      marks.erase(marks.begin(), marks.upper_bound(mark.number - sched::kMaxMilestonesPerJob));
+    }
     for (const auto& [job, entry] : changes.logs) {
       auto& logs = logs_[job];
       logs[entry.first] = entry.second;
@@ -140,6 +167,7 @@ class MemoryStore : public Store {
       events_.erase(id);
       progress_.erase(id);
       logs_.erase(id);
+      milestones_.erase(id);
       std::erase_if(checkpoints_, [&](const auto& e) { return e.first.first == id; });
       std::erase_if(delete_orders_, [&](const auto& e) { return e.second.job == id; });
     }
@@ -155,6 +183,7 @@ class MemoryStore : public Store {
   std::map<JobId, std::map<int64_t, sched::JobEvent>> events_ ABSL_GUARDED_BY(mutex_);
   std::map<JobId, std::map<int64_t, sched::Progress>> progress_ ABSL_GUARDED_BY(mutex_);
   std::map<JobId, std::map<int64_t, sched::LogLine>> logs_ ABSL_GUARDED_BY(mutex_);
+  std::map<JobId, std::map<int64_t, sched::Milestone>> milestones_ ABSL_GUARDED_BY(mutex_);
   std::map<WorkerId, sched::WorkerRecord> workers_ ABSL_GUARDED_BY(mutex_);
   std::map<std::pair<JobId, int64_t>, sched::Checkpoint> checkpoints_ ABSL_GUARDED_BY(mutex_);
   std::map<std::string, sched::DeleteOrder> delete_orders_ ABSL_GUARDED_BY(mutex_);

@@ -73,5 +73,41 @@ TEST(SqliteStore, MigratesOnce) {
   MF_CHECK_OK(Migrate(**database));
 }
 
+TEST(SqliteStore, TotalsOfAnOlderSchemaAreThoseOfItsRecords) {
+  TempDir folder;
+  {
+    auto database = Database::Open(folder.File("coordinator.db"), false);
+    ASSERT_TRUE(database.ok());
+    MF_CHECK_OK(Migrate(**database, 3));
+    MF_CHECK_OK((*database)->Execute(R"sql(
+      INSERT INTO progress (job, step, generation, total_steps, epoch, world_size, loss,
+        learning_rate, gradient_norm, tokens, tokens_per_second, step_seconds, record,
+        validation_loss) VALUES
+        (CAST('j' AS BLOB), 1, 1, 9, 0, 1, 0, 0, 0, 10, 5, 2, x'', NULL),
+        (CAST('j' AS BLOB), 2, 1, 9, 0, 1, 8, 0, 0, 20, 6, 3, x'', 7.5),
+        (CAST('j' AS BLOB), 3, 1, 9, 0, 1, 7, 0, 0, 30, 7, 4, x'', NULL);
+      INSERT INTO logs VALUES (CAST('j' AS BLOB), 6, 0, x''), (CAST('j' AS BLOB), 7, 0, x''),
+        (CAST('k' AS BLOB), 4, 0, x'');
+      INSERT INTO workers VALUES (CAST('w' AS BLOB), x'', x'', x'', CAST('one' AS BLOB),
+        CAST('[]' AS BLOB), 0, 1, 2, 3, 4);
+    )sql"));
+  }
+  auto store = SqliteStore::Open(folder.path());
+  ASSERT_TRUE(store.ok()) << store.status();
+  auto snapshot = (*store)->Load();
+  ASSERT_TRUE(snapshot.ok()) << snapshot.status();
+  const auto& history = snapshot->histories[JobId("j")];
+  EXPECT_EQ(history.last_progress.step, 3);
+  EXPECT_EQ(history.last_progress.loss, 7);
+  EXPECT_EQ(history.last_progress.validation_loss, 7.5);
+  EXPECT_EQ(history.first_loss, 8);
+  EXPECT_EQ(history.tokens, 60);
+  EXPECT_EQ(history.productive_seconds, 9);
+  EXPECT_EQ(history.log_count, 7);
+  EXPECT_EQ(snapshot->histories[JobId("k")].log_count, 4);
+  ASSERT_EQ(snapshot->workers.size(), 1u);
+  EXPECT_EQ(snapshot->workers[0].spool, "one") << "its numbers were the incarnation's";
+}
+
 }  // namespace
 }  // namespace mindforge

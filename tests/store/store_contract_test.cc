@@ -89,6 +89,7 @@ sched::JobRecord FullJob() {
   job.device_signature = "sig";
   job.dataset_digest = "digest";
   job.skipped_lines = 12;
+  job.retry_at = absl::FromUnixMicros(1'700'000'000'000'003);
   job.pause_requested = true;
   job.stop = sched::StopPurpose::kResize;
   job.stop_sequence = 4;
@@ -135,6 +136,7 @@ TEST_P(StoreContract, GivesAJobBackAsItWas) {
   EXPECT_EQ(got.revision, 99);
   EXPECT_EQ(got.device_signature, "sig");
   EXPECT_EQ(got.dataset_digest, "digest");
+  EXPECT_EQ(got.retry_at, job.retry_at);
   EXPECT_EQ(got.skipped_lines, 12);
   EXPECT_TRUE(got.pause_requested);
   EXPECT_EQ(got.stop, job.stop);
@@ -149,6 +151,7 @@ TEST_P(StoreContract, GivesTheRestBackAsItWas) {
   worker.id = WorkerId("w");
   worker.name = "node \"1\"";
   worker.incarnation = "i";
+  worker.spool = "s";
   worker.devices = {{"cuda:0", sched::DeviceKind::kCuda, "H100", 80, 2, "sig"}};
   worker.drained = true;
   worker.acks = {1, 2, 3, 4};
@@ -234,6 +237,55 @@ TEST_P(StoreContract, KeepsTheFirstRecordOfAStep) {
   EXPECT_EQ(history.last_progress.step, 2);
   EXPECT_EQ(history.first_loss, 9);
   EXPECT_EQ(history.productive_seconds, 1.0);
+}
+
+TEST_P(StoreContract, TotalsCountEachStepOnce) {
+  Changes changes;
+  changes.jobs = {FullJob()};
+  sched::Progress first = Record(1, "1"), second = Record(2, "2"), skipped = Record(3, "3");
+  first.tokens = second.tokens = skipped.tokens = 100;
+  skipped.skipped = true;
+  changes.progress = {{JobId("abc"), first}, {JobId("abc"), second}, {JobId("abc"), skipped}};
+  Apply(changes);
+  Apply(changes);
+  const auto history = LoadAgain().histories[JobId("abc")];
+  EXPECT_EQ(history.tokens, 200);
+  EXPECT_EQ(history.productive_seconds, 1.5);
+}
+
+TEST_P(StoreContract, KeepsMilestonesInOrder) {
+  Changes changes;
+  changes.jobs = {FullJob()};
+  const sched::Milestone first{1, sched::MilestoneKind::kCheckpoint, absl::FromUnixSeconds(5), 10,
+                               "checkpoint"};
+  const sched::Milestone second{2, sched::MilestoneKind::kRestart, absl::FromUnixSeconds(6), 12,
+                                "restart"};
+  changes.milestones = {{JobId("abc"), first}, {JobId("abc"), second}};
+  Apply(changes);
+  EXPECT_THAT(*store().ReadMilestones(JobId("abc"), 0, 10), ElementsAre(first, second));
+  EXPECT_THAT(*store().ReadMilestones(JobId("abc"), 1, 10), ElementsAre(second));
+  EXPECT_THAT(*store().ReadMilestones(JobId("abc"), 0, 1), ElementsAre(first));
+  EXPECT_EQ(LoadAgain().histories[JobId("abc")].milestone_count, 2);
+  Changes gone;
+  gone.deleted_jobs = {JobId("abc")};
+  Apply(gone);
+  EXPECT_THAT(*store().ReadMilestones(JobId("abc"), 0, 10), IsEmpty());
+  EXPECT_EQ(LoadAgain().histories[JobId("abc")].milestone_count, 0);
+}
+
+TEST_P(StoreContract, LoadsNoEventsOfEndedJobsAndReadsThemWhenAsked) {
+  Changes changes;
+  changes.jobs = {FullJob()};
+  changes.jobs[0].state = sched::JobState::kSucceeded;
+  changes.events = {
+      {JobId("abc"),
+       {1, {absl::FromUnixSeconds(1), sched::JobState::kSucceeded, Generation(2), "done"}}}};
+  Apply(changes);
+  EXPECT_THAT(LoadAgain().histories[JobId("abc")].events, IsEmpty());
+  const auto events = store().ReadEvents(JobId("abc"));
+  ASSERT_EQ(events->size(), 1u);
+  EXPECT_EQ((*events)[0].reason, "done");
+  EXPECT_EQ((*events)[0].generation, Generation(2));
 }
 
 TEST_P(StoreContract, FindsTheNewestValidationLossBehindLaterSteps) {

@@ -1,0 +1,39 @@
+// What callers see of calls that overtake each other, and of a coordinator that was restarted.
+#include <gtest/gtest.h>
+
+#include "absl/time/clock.h"
+#include "tests/coordinator/service_fixture.h"
+
+namespace mindforge {
+namespace {
+
+class RestartTest : public ServiceFixture {};
+
+TEST_F(RestartTest, AnEndedJobsHistoryIsThereAfterARestart) {
+  SubmitGood("tang");
+  ASSERT_TRUE(Cancel("tang").ok());
+  coordinator_.reset();
+  Start();
+  v1::GetJobRequest request;
+  request.set_job("tang");
+  v1::GetJobResponse response;
+  ASSERT_TRUE(Call(*jobs_, &v1::JobService::Stub::GetJob, request, &response).ok());
+  ASSERT_GE(response.events_size(), 2);
+  EXPECT_EQ(response.events(response.events_size() - 1).state(), v1::JOB_STATE_CANCELLED);
+}
+
+TEST_F(RestartTest, AnOvertakenCallIsAnsweredAtOnce) {
+  v1::SynchronizeRequest request = Report("w1");
+  v1::SynchronizeResponse response;
+  ASSERT_TRUE(Synchronize(request, &response).ok());
+  // Parked, if it were the newest.
+  request.set_no_park(false);
+  request.set_known_version(response.desired_version());
+  request.set_call_number(calls_);
+  const absl::Time before = absl::Now();
+  ASSERT_TRUE(Synchronize(request, &response).ok());
+  EXPECT_LT(absl::Now() - before, absl::Seconds(4)) << "well before the park's five seconds";
+}
+
+}  // namespace
+}  // namespace mindforge
