@@ -4,11 +4,13 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "common/durable_file.h"
 #include "common/duration.h"
 #include "common/error_details.h"
 #include "common/logging.h"
 #include "common/net.h"
 #include "common/status_macros.h"
+#include "coordinator/jobs_of_shell.h"
 #include "coordinator/store/sqlite_store.h"
 
 namespace mindforge {
@@ -60,6 +62,7 @@ absl::StatusOr<CoordinatorOptions> ParseOptions(const v1::CoordinatorConfig& con
   options.server.insecure = config.insecure();
   if (!config.data_dir().empty()) options.data_dir = config.data_dir();
   if (!config.metrics().empty()) options.metrics = config.metrics();
+  options.tensorboard_dir = config.tensorboard_dir();
   return options;
 }
 
@@ -79,11 +82,26 @@ absl::StatusOr<std::unique_ptr<Coordinator>> Coordinator::Start(const Coordinato
   return coordinator;
 }
 
+absl::Status Coordinator::MakeTracker(const CoordinatorOptions& options) {
+  if (options.tensorboard_dir == "off") return absl::OkStatus();
+  Tracker::Options tracking;
+  tracking.folder = options.tensorboard_dir.empty() ? JoinPath(options.data_dir, "tensorboard")
+                                                    : options.tensorboard_dir;
+  RETURN_IF_ERROR(MakeDirs(tracking.folder)) << "tensorboard_dir (\"off\" writes none)";
+  tracked_jobs_ = std::make_unique<JobsOfShell>(shell_);
+  tracker_ = std::make_unique<Tracker>(*store_, *tracked_jobs_, clock_, std::move(tracking));
+  return absl::OkStatus();
+}
+
 absl::Status Coordinator::StartServing(const CoordinatorOptions& options) {
   ASSIGN_OR_RETURN(sched::Snapshot snapshot, store_->Load());
   ASSIGN_OR_RETURN(metrics_server_, MetricsServer::Start(options.metrics, registry_));
+  RETURN_IF_ERROR(MakeTracker(options));
   Shell::Options shell;
   shell.settings = options.settings;
+  if (tracker_ != nullptr) {
+    shell.on_jobs_changed = [this](const std::vector<JobId>& jobs) { tracker_->Changed(jobs); };
+  }
   shell_ =
       std::make_unique<Shell>(std::move(snapshot), *store_, clock_, &metrics_, std::move(shell));
   models_ = std::make_unique<InferenceModels>(*shell_);
@@ -112,6 +130,7 @@ absl::Status Coordinator::StartServing(const CoordinatorOptions& options) {
                        server, {jobs_.get(), checkpoints_.get(), workers_.get(), deployments_.get(),
                                 agents_.get(), inference_agents_.get(), gateway_.get()}));
   for (const char* service : kServices) server_->SetServing(ServiceName(service), true);
+  if (tracker_ != nullptr) tracker_->Start();
   return absl::OkStatus();
 }
 
@@ -137,6 +156,7 @@ Coordinator::~Coordinator() {
   metrics_server_.reset();
   // Replies to calls that have ended are still on their way through the services.
   if (shell_ != nullptr) shell_->Stop();
+  if (tracker_ != nullptr) tracker_->Stop();
 }
 
 }  // namespace mindforge

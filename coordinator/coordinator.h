@@ -24,6 +24,7 @@
 #include "coordinator/rpc/worker_agent_service.h"
 #include "coordinator/rpc/worker_service.h"
 #include "coordinator/shell.h"
+#include "coordinator/tracking/tracker.h"
 #include "mindforge/v1/config.pb.h"
 
 namespace mindforge {
@@ -35,6 +36,7 @@ struct CoordinatorOptions {
   std::string metrics = "127.0.0.1:9464";
   sched::Settings settings;
   absl::Duration synchronize_park = absl::Seconds(5);
+  std::string tensorboard_dir;  // empty: `tensorboard` in data_dir; "off": none is written
 };
 
 // Fills in the defaults and checks every setting. INVALID_ARGUMENT lists all that cannot be.
@@ -58,6 +60,7 @@ class Coordinator {
  private:
   Coordinator(const CoordinatorOptions& options, const Clock& clock);
   absl::Status StartServing(const CoordinatorOptions& options);
+  absl::Status MakeTracker(const CoordinatorOptions& options);
 
   // In the order of dependence: each uses those above it.
   const Clock& clock_;
@@ -66,6 +69,9 @@ class Coordinator {
   CoordinatorMetrics metrics_;
   std::unique_ptr<Store> store_;
   InferenceRegistry inference_;
+  // Told by the shell what is new; looks at the shell in turn, from a thread that ends first.
+  std::unique_ptr<TrackedJobs> tracked_jobs_;
+  std::unique_ptr<Tracker> tracker_;
   std::unique_ptr<Shell> shell_;
   std::unique_ptr<InferenceModels> models_;
   std::unique_ptr<InferencePool> pool_;

@@ -11,6 +11,7 @@
 #include "common/status_macros.h"
 #include "coordinator/store/load_rows.h"
 #include "coordinator/store/migrations.h"
+#include "coordinator/store/row_json.h"
 #include "coordinator/store/write_rows.h"
 
 namespace mindforge {
