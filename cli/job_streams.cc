@@ -74,7 +74,7 @@ void PrintRecordHead(Session& session, bool csv) {
   if (csv) {
     session.out() << "step,total_steps,epoch,generation,world_size,loss,learning_rate,"
                      "gradient_norm,tokens,tokens_per_second,step_seconds,finished_at,"
-                     "sequences_by_rank,validation_loss,loss_scale,skipped_steps\n";
+                     "sequences_by_rank,validation_loss,loss_scale,skipped_steps,skipped\n";
   } else {
     session.out() << Styled(session.out_terminal(), Style::kBold,
                             absl::StrFormat("%10s %10s %12s %10s %10s %6s %9s", "STEP", "LOSS",
@@ -86,7 +86,7 @@ void PrintRecordHead(Session& session, bool csv) {
 void PrintRecord(Session& session, const v1::ProgressRecord& record, bool csv) {
   if (csv) {
     session.out() << absl::StrFormat(
-        "%d,%d,%.9g,%d,%d,%.9g,%.9g,%.9g,%d,%.9g,%.9g,%s,%s,%s,%s,%d\n", record.step(),
+        "%d,%d,%.9g,%d,%d,%.9g,%.9g,%.9g,%d,%.9g,%.9g,%s,%s,%s,%s,%d,%d\n", record.step(),
         record.total_steps(), record.epoch(), record.generation(), record.world_size(),
         record.loss(), record.learning_rate(), record.gradient_norm(), record.tokens(),
         record.tokens_per_second(), record.step_seconds(),
@@ -94,7 +94,7 @@ void PrintRecord(Session& session, const v1::ProgressRecord& record, bool csv) {
         absl::StrJoin(record.sequences_by_rank(), ";"),
         record.has_validation_loss() ? absl::StrFormat("%.9g", record.validation_loss()) : "",
         record.has_loss_scale() ? absl::StrFormat("%.9g", record.loss_scale()) : "",
-        record.skipped_steps());
+        record.skipped_steps(), record.skipped() ? 1 : 0);
   } else {
     session.out() << absl::StrFormat("%10d %10.6f %12.6e %10.4f %10.0f %6d %9s\n", record.step(),
                                      record.loss(), record.learning_rate(), record.gradient_norm(),

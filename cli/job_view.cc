@@ -34,6 +34,7 @@ std::string Progress(const v1::JobProgress& progress) {
   if (progress.first_loss() > 0) absl::StrAppend(&text, " from ", Loss(progress.first_loss()));
   absl::StrAppend(&text, absl::StrFormat(", lr %.3e, ", progress.learning_rate()),
                   Grouped(std::llround(progress.tokens_per_second())), " tokens/s");
+  if (progress.tokens() > 0) absl::StrAppend(&text, ", ", Grouped(progress.tokens()), " tokens");
   const absl::Duration left = ToDuration(progress.time_left());
   if (left > absl::ZeroDuration()) absl::StrAppend(&text, ", ", ShortDuration(left), " left");
   return text;

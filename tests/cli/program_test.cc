@@ -9,6 +9,7 @@ namespace {
 
 using nlohmann::json;
 using ::testing::AllOf;
+using ::testing::EndsWith;
 using ::testing::HasSubstr;
 using ::testing::IsEmpty;
 using ::testing::Not;
@@ -153,7 +154,9 @@ TEST_F(ProgramTest, LogsAndMetricsStream) {
       absl::StrSplit(Mindforge({"job", "metrics", "tang", "--csv"}).out, '\n', absl::SkipEmpty());
   ASSERT_EQ(csv.size(), 3u);
   EXPECT_THAT(csv[0], StartsWith("step,total_steps,"));
+  EXPECT_THAT(csv[0], EndsWith(",validation_loss,loss_scale,skipped_steps,skipped"));
   EXPECT_THAT(csv[2], StartsWith("2,2,1,0,2,7.63,0.0005,"));
+  EXPECT_THAT(csv[2], EndsWith(",8;8,,,0,0"));
   const std::vector<std::string> lines = absl::StrSplit(
       Mindforge({"job", "metrics", "tang", "-o", "json"}).out, '\n', absl::SkipEmpty());
   ASSERT_EQ(lines.size(), 2u);
