@@ -1,6 +1,7 @@
 """kill -9 of each program in mid-training: the job goes on by itself and ends with the same bits."""
 import csv
 import datetime
+import glob
 import hashlib
 import io
 import os
@@ -110,6 +111,27 @@ class Faults(unittest.TestCase):
             cluster.start_worker("w1")
             cluster.wait_job("job", "SUCCEEDED")
             self.check_result(cluster, "job")
+
+    def test_what_an_agent_did_for_a_coordinator_that_was_away_outlives_both(self):
+        with Cluster() as cluster:
+            cluster.start_coordinator()
+            worker = cluster.start_worker("w1")
+            submit(cluster, "job", workers__min=1)
+            wait_for(lambda: cluster.step("job") >= 3, "first steps")
+            cluster.coordinator.kill()
+            folders = cluster.path("checkpoints", "*", "step-*.g1", "MANIFEST.json")
+            seen = len(glob.glob(folders))
+            wait_for(lambda: len(glob.glob(folders)) > seen, "a checkpoint that nobody is told of")
+            worker.kill()
+            newest = max(int(re.search(r"step-(\d+)", path).group(1)) for path in glob.glob(folders))
+            cluster.start_coordinator(cluster.server)
+            cluster.start_worker("w1")
+            cluster.wait_job("job", "SUCCEEDED")
+            self.check_result(cluster, "job")
+            done_before = [int(row["step"]) for row in metrics(cluster, "job")
+                           if row["generation"] == "1"]
+            self.assertEqual(done_before, list(range(1, newest + 1)),
+                             "what the adopted checkpoint holds was told and is not done again")
 
     @staticmethod
     def quick_lease(cluster):
