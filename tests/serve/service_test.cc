@@ -151,6 +151,8 @@ TEST(Generate, GivesLogprobsOfOutputAndPrompt) {
   const int prompt = request.token_ids().ids_size();
   ASSERT_EQ(heard.started().prompt_logprobs_size(), prompt - 1);
   EXPECT_EQ(heard.started().prompt_logprobs(0).token_id(), request.token_ids().ids(1));
+  EXPECT_EQ(heard.started().prompt_logprobs(0).token(),
+            TestTokenizer()->TokenBytes(request.token_ids().ids(1)));
   // One logit of 10 among 6399 of 0.
   const double likely = 10 - std::log(std::exp(10) + 6399);
   for (const auto& delta : heard.deltas()) {
@@ -159,6 +161,8 @@ TEST(Generate, GivesLogprobsOfOutputAndPrompt) {
       EXPECT_NEAR(logprob.logprob(), likely, 1e-4);
       ASSERT_EQ(logprob.top_size(), 3);
       EXPECT_EQ(logprob.top(0).token_id(), logprob.token_id());
+      EXPECT_EQ(logprob.top(0).token(), logprob.token());
+      EXPECT_FALSE(logprob.token().empty());
       EXPECT_NEAR(logprob.top(1).logprob(), likely - 10, 1e-4);
     }
   }
@@ -313,6 +317,7 @@ TEST(GetModelInfo, SaysWhatIsServed) {
   EXPECT_EQ(info.weights_version(), "v1");
   EXPECT_EQ(info.vocab_size(), kVocab);
   EXPECT_EQ(info.max_context(), 256);
+  EXPECT_EQ(info.prompt_style(), v1::PROMPT_STYLE_COMPLETION);
   EXPECT_THAT(info.config_json(), HasSubstr("hidden_size"));
   EXPECT_EQ(info.parameter_count(), 1000);
   EXPECT_EQ(info.prompt_style(), v1::PROMPT_STYLE_COMPLETION);

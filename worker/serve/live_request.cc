@@ -153,7 +153,7 @@ void LiveRequest::PromptLogprobs(const std::vector<PromptTokenInfo>& tokens) {
     MutexLock lock(mutex_);
     if (opened_) return;
     for (const PromptTokenInfo& token : tokens) {
-      *opening_.add_prompt_logprobs() = ToProto(token.token, token.top);
+      *opening_.add_prompt_logprobs() = ToProto(*env_.model->tokenizer, token.token, token.top);
     }
     OpenLocked();
   }

@@ -4,20 +4,24 @@
 
 namespace mindforge {
 
-v1::TokenLogprob ToProto(const TokenLogprob& token, const std::vector<TokenLogprob>& top) {
+v1::TokenLogprob ToProto(const Tokenizer& tokenizer, const TokenLogprob& token,
+                         const std::vector<TokenLogprob>& top) {
   v1::TokenLogprob proto;
-  proto.set_token_id(token.token);
-  proto.set_logprob(token.logprob);
-  for (const TokenLogprob& one : top) {
-    v1::TokenLogprob* entry = proto.add_top();
-    entry->set_token_id(one.token);
-    entry->set_logprob(one.logprob);
-  }
+  const auto fill = [&tokenizer](const TokenLogprob& from, v1::TokenLogprob& to) {
+    to.set_token_id(from.token);
+    to.set_logprob(from.logprob);
+    to.set_token(SanitizeUtf8(tokenizer.TokenBytes(from.token)));
+  };
+  fill(token, proto);
+  for (const TokenLogprob& one : top) fill(one, *proto.add_top());
   return proto;
 }
 
 SequenceOutput::SequenceOutput(const Tokenizer& tokenizer, const OutputPlan& plan, int32_t index)
-    : plan_(plan), decoder_(tokenizer, {.skip_special_tokens = true}), matcher_(plan.stop_strings) {
+    : tokenizer_(tokenizer),
+      plan_(plan),
+      decoder_(tokenizer, {.skip_special_tokens = true}),
+      matcher_(plan.stop_strings) {
   delta_.set_index(index);
 }
 
@@ -35,7 +39,7 @@ bool SequenceOutput::Add(const TokenInfo& token, absl::Duration now) {
   AddText(token.token, token.ends);
   if (plan_.token_ids) delta_.add_token_ids(token.token);
   if (plan_.logprobs) {
-    *delta_.add_logprobs() = ToProto({token.token, token.logprob}, token.top);
+    *delta_.add_logprobs() = ToProto(tokenizer_, {token.token, token.logprob}, token.top);
   }
   return !matcher_.matched();
 }

@@ -38,6 +38,7 @@ class SequenceOutput {
  private:
   void AddText(int32_t token, bool ends);
 
+  const Tokenizer& tokenizer_;
   const OutputPlan& plan_;
   StreamingDecoder decoder_;
   StopStringMatcher matcher_;
@@ -47,6 +48,7 @@ class SequenceOutput {
   absl::Duration gathering_since_;
 };
 
-v1::TokenLogprob ToProto(const TokenLogprob& token, const std::vector<TokenLogprob>& top);
+v1::TokenLogprob ToProto(const Tokenizer& tokenizer, const TokenLogprob& token,
+                         const std::vector<TokenLogprob>& top);
 
 }  // namespace mindforge
