@@ -17,10 +17,12 @@ namespace {
 // A signal handler can reach nothing but globals.
 std::atomic<int> handler_fd{-1};
 std::atomic<int> signals_seen{0};
+std::atomic<bool> interrupts_taken{false};
 
 void HandleSignal(int number) {
   const int saved_errno = errno;
-  if (signals_seen.fetch_add(1) > 0) _exit(128 + number);
+  const bool taken = number == SIGINT && interrupts_taken.load();
+  if (!taken && signals_seen.fetch_add(1) > 0) _exit(128 + number);
   const char byte = static_cast<char>(number);
   [[maybe_unused]] const ssize_t ignored = ::write(handler_fd.load(), &byte, 1);
   errno = saved_errno;
@@ -43,6 +45,7 @@ Shutdown::Shutdown() {
   write_end_.Reset(ends[1]);
   MF_CHECK_EQ(handler_fd.exchange(write_end_.get()), -1) << "one Shutdown per process";
   signals_seen = 0;
+  interrupts_taken = false;
   Install(SIGPIPE, SIG_IGN);
   Install(SIGTERM, HandleSignal);
   Install(SIGINT, HandleSignal);
@@ -63,6 +66,7 @@ void Shutdown::Run() {
     const ssize_t got = ::read(read_end_.get(), &byte, 1);
     if (got < 0 && errno == EINTR) continue;
     if (got <= 0) return;
+    if (byte == SIGINT && Interrupted()) continue;
     if (byte != 0) {
       MF_LOG(INFO) << "signal " << static_cast<int>(byte)
                    << ": stopping cleanly; a second one stops at once";
@@ -76,6 +80,19 @@ void Shutdown::Run() {
     }
     for (const auto& callback : callbacks) callback();
   }
+}
+
+bool Shutdown::Interrupted() {
+  MutexLock lock(interrupt_mutex_);
+  if (on_interrupt_ == nullptr) return false;
+  on_interrupt_();
+  return true;
+}
+
+void Shutdown::TakeInterrupts(std::function<void()> callback) {
+  interrupts_taken = callback != nullptr;
+  MutexLock lock(interrupt_mutex_);
+  on_interrupt_ = std::move(callback);
 }
 
 bool Shutdown::requested() const {

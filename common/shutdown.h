@@ -1,4 +1,5 @@
-// SIGTERM and SIGINT: the first asks for a clean stop, the second stops now.
+// SIGTERM and SIGINT: the first asks for a clean stop, the second stops now, unless a program that
+// talks with somebody takes SIGINT for itself.
 #pragma once
 
 #include <functional>
@@ -29,17 +30,25 @@ class Shutdown {
   // caller's, when it already was. REQUIRES: `callback` does not block for long.
   void OnRequest(std::function<void()> callback);
 
+  // From now on each SIGINT runs `callback` on Shutdown's own thread and is no wish to stop. Empty:
+  // SIGINT asks for a stop again; no earlier callback runs any more when this returns.
+  // REQUIRES: `callback` does not block for long and does not call this.
+  void TakeInterrupts(std::function<void()> callback);
+
   // As if a signal had come.
   void Request();
 
  private:
   void Run();
+  bool Interrupted();
 
   UniqueFd read_end_, write_end_;  // the handler writes a byte per signal
   mutable Mutex mutex_;
   CondVar changed_;
   bool requested_ ABSL_GUARDED_BY(mutex_) = false;
   std::vector<std::function<void()>> callbacks_ ABSL_GUARDED_BY(mutex_);
+  Mutex interrupt_mutex_;  // held while the callback runs
+  std::function<void()> on_interrupt_ ABSL_GUARDED_BY(interrupt_mutex_);
   std::thread thread_;  // waits for the handler's byte: callbacks cannot run in a handler
 };
 

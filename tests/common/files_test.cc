@@ -264,6 +264,21 @@ TEST(Shutdown, RequestDoesWithoutASignal) {
   EXPECT_TRUE(shutdown.requested());
 }
 
+TEST(Shutdown, GivesInterruptsToWhoTakesThem) {
+  Shutdown shutdown;
+  std::atomic<int> interrupts = 0;
+  shutdown.TakeInterrupts([&] { ++interrupts; });
+  for (int i = 1; i <= 3; ++i) {
+    kill(getpid(), SIGINT);
+    while (interrupts < i) std::this_thread::yield();
+  }
+  EXPECT_FALSE(shutdown.requested());
+  shutdown.TakeInterrupts(nullptr);
+  kill(getpid(), SIGINT);
+  EXPECT_TRUE(shutdown.WaitFor(absl::Seconds(10)));
+  EXPECT_EQ(interrupts, 3);
+}
+
 TEST(ShutdownDeathTest, SecondSignalStopsNow) {
   GTEST_FLAG_SET(death_test_style, "threadsafe");
   EXPECT_EXIT(
