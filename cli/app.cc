@@ -136,6 +136,7 @@ int Main(const std::vector<std::string>& arguments, Session& session) {
   AddCheckpointCommands(registry);
   AddModelCommands(registry);
   AddGenerateCommand(registry);
+  AddChatCommand(registry);
   AddTokenizerCommands(registry);
   AddDoctorCommand(registry);
   AddCompletionCommand(registry);

@@ -341,6 +341,7 @@ void AddModelCommands(Registry& registry) {
   CLI::App* remove = AddCommand(registry, *group, "delete", "Serve a model no longer",
                                 [name](Session& session) { return Delete(session, *name); });
   remove->add_option("NAME", *name, "Name of the model")->required();
+  AddModelEvalCommand(registry, *group);
 }
 
 }  // namespace mindforge::cli

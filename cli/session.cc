@@ -101,6 +101,15 @@ bool Session::PauseUntilConnected(absl::Duration duration) {
   return !interrupted() && absl::Now() < deadline_;
 }
 
+void Session::TakeInterrupts(std::function<void()> callback) {
+  shutdown().TakeInterrupts(std::move(callback));
+}
+
+void Session::CancelCalls() {
+  MutexLock lock(mutex_);
+  for (grpc::ClientContext* call : calls_) call->TryCancel();
+}
+
 void Session::AddCall(grpc::ClientContext* context) {
   MutexLock lock(mutex_);
   calls_.insert(context);

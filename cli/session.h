@@ -82,6 +82,12 @@ class Session {
   // thread waits for it: a plain pause would leave it to gRPC's poll every 5 s.
   bool PauseUntilConnected(absl::Duration duration);
 
+  // From now on Ctrl-C runs `callback` on another thread instead of ending the command; empty: as
+  // before.
+  void TakeInterrupts(std::function<void()> callback);
+  // Cancels the calls that are under way. Thread-safe.
+  void CancelCalls();
+
   // Calls that Ctrl-C cancels. Thread-safe.
   void AddCall(grpc::ClientContext* context);
   void RemoveCall(grpc::ClientContext* context);

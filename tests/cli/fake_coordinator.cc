@@ -260,55 +260,6 @@ class FakeDeployments : public v1::DeploymentService::Service {
   FakeState& state_;
 };
 
-class FakeInference : public v1::InferenceService::Service {
- public:
-  explicit FakeInference(FakeState& state) : state_(state) {}
-
-  grpc::Status Generate(grpc::ServerContext* context, const v1::GenerateRequest* request,
-                        grpc::ServerWriter<v1::GenerateResponse>* writer) override {
-    MutexLock lock(state_.mutex);
-    state_.generated.push_back(*request);
-    v1::GenerateResponse response;
-    response.mutable_started()->set_seed(7);
-    writer->Write(response);
-    int32_t id = 100;
-    for (const std::string& piece : state_.pieces) {
-      response.mutable_delta()->set_text(piece);
-      if (request->output().logprobs()) {
-        v1::TokenLogprob& logprob = *response.mutable_delta()->add_logprobs();
-        logprob.set_token_id(id++);
-        logprob.set_logprob(-0.5);
-      }
-      writer->Write(response);
-      response.clear_delta();
-    }
-    while (state_.hold_generation) {
-      if (context->IsCancelled()) {
-        ++state_.cancelled_generations;
-        state_.changed.SignalAll();
-        return grpc::Status::CANCELLED;
-      }
-      state_.changed.WaitFor(state_.mutex, kTick);
-    }
-    response.mutable_finished()->set_reason(v1::FINISH_REASON_EOS);
-    writer->Write(response);
-    return grpc::Status::OK;
-  }
-
-  grpc::Status GenerateUnary(grpc::ServerContext*, const v1::GenerateUnaryRequest* request,
-                             v1::GenerateUnaryResponse* response) override {
-    MutexLock lock(state_.mutex);
-    state_.generated.push_back(request->request());
-    v1::GenerationResult& result = *response->add_results();
-    for (const std::string& piece : state_.pieces) result.mutable_text()->append(piece);
-    result.mutable_finished()->set_reason(v1::FINISH_REASON_LENGTH);
-    return grpc::Status::OK;
-  }
-
- private:
-  FakeState& state_;
-};
-
 }  // namespace
 
 FakeCoordinator::FakeCoordinator() {
@@ -316,7 +267,7 @@ FakeCoordinator::FakeCoordinator() {
   services_.push_back(std::make_unique<FakeWorkers>(state));
   services_.push_back(std::make_unique<FakeCheckpoints>(state));
   services_.push_back(std::make_unique<FakeDeployments>(state));
-  services_.push_back(std::make_unique<FakeInference>(state));
+  services_.push_back(MakeFakeInference(state));
   Start();
 }
 

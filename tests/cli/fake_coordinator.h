@@ -30,9 +30,10 @@ struct FakeState {
   std::vector<v1::Checkpoint> checkpoints ABSL_GUARDED_BY(mutex);
   std::vector<v1::Deployment> deployments ABSL_GUARDED_BY(mutex);
   std::vector<std::string> pieces ABSL_GUARDED_BY(mutex);  // what Generate streams
-  bool hold_generation ABSL_GUARDED_BY(mutex) = false;     // never finish
-  absl::Status error ABSL_GUARDED_BY(mutex);               // of every unary job call
-  int fail_submits ABSL_GUARDED_BY(mutex) = 0;             // so many end UNAVAILABLE first
+  std::string weights_version ABSL_GUARDED_BY(mutex) = "w1";
+  bool hold_generation ABSL_GUARDED_BY(mutex) = false;  // never finish
+  absl::Status error ABSL_GUARDED_BY(mutex);            // of every unary job call
+  int fail_submits ABSL_GUARDED_BY(mutex) = 0;          // so many end UNAVAILABLE first
   int polls_until_verified ABSL_GUARDED_BY(mutex) = 0;
   v1::VerificationState verified_as ABSL_GUARDED_BY(mutex) = v1::VERIFICATION_STATE_VALID;
   int watchers ABSL_GUARDED_BY(mutex) = 0;
@@ -42,6 +43,8 @@ struct FakeState {
   std::vector<v1::DeployModelRequest> deployed ABSL_GUARDED_BY(mutex);
   std::vector<v1::ListJobsRequest> listed ABSL_GUARDED_BY(mutex);
 };
+
+std::unique_ptr<grpc::Service> MakeFakeInference(FakeState& state);
 
 class FakeCoordinator {
  public:

@@ -79,7 +79,8 @@ TEST_F(ProgramTest, GenerateStreamsTextAndSendsTheFlags) {
                                    "--logprobs",
                                    "2"});
   EXPECT_EQ(result.exit, 0) << result.err;
-  EXPECT_THAT(result.out, AllOf(StartsWith("春眠不觉晓\n"), HasSubstr("-0.500000")));
+  EXPECT_THAT(result.out, AllOf(StartsWith("春眠不觉晓\n"), HasSubstr("-0.500000"),
+                                HasSubstr("'春眠'"), HasSubstr("'不觉晓' -0.5000")));
   EXPECT_THAT(result.err, IsEmpty());
   MutexLock lock(fake_.state.mutex);
   const v1::GenerateRequest& request = fake_.state.generated.at(0);
@@ -115,6 +116,7 @@ TEST_F(ProgramTest, GenerateTakesStdinJsonAndTheDeploymentsStyle) {
   EXPECT_EQ(fake_.state.generated[0].chat().messages(1).content(), "hello");
   EXPECT_EQ(fake_.state.generated[1].chat().messages(0).role(), "user");
   EXPECT_EQ(fake_.state.generated[2].text(), "x");
+  EXPECT_TRUE(fake_.state.generated[2].add_bos());  // else the server made a chat message of it
 }
 
 TEST_F(ProgramTest, CtrlCCancelsAGeneration) {
@@ -180,7 +182,8 @@ TEST_F(ProgramTest, CompletionKnowsEveryCommand) {
   for (const std::string shell : {"bash", "zsh", "fish"}) {
     const Result result = Mindforge({"completion", shell});
     EXPECT_EQ(result.exit, 0);
-    for (const char* word : {"submit", "generate", "tokenizer", "drain", "dry-run"}) {
+    for (const char* word : {"submit", "generate", "tokenizer", "drain", "dry-run", "chat", "eval",
+                             "max-seq-len", "history"}) {
       EXPECT_THAT(result.out, HasSubstr(word));
     }
   }

@@ -58,8 +58,15 @@ Pipe MakePipe() {
 }  // namespace
 
 Program::Program(const ProgramOptions& options) {
-  const Pipe in = MakePipe();
-  Pipe out, err;
+  Pipe in, out, err;
+  if (options.keyboard) {
+    MF_CHECK_EQ(openpty(&in.write, &in.read, nullptr, nullptr, nullptr), 0);
+    fcntl(in.read, F_SETFD, FD_CLOEXEC);
+    fcntl(in.write, F_SETFD, FD_CLOEXEC);
+    keyboard_ = in.write;
+  } else {
+    in = MakePipe();
+  }
   if (options.terminal) {
     winsize size = {.ws_row = 24, .ws_col = static_cast<unsigned short>(options.terminal_width)};
     MF_CHECK_EQ(openpty(&out.read, &out.write, nullptr, nullptr, &size), 0);
@@ -76,10 +83,10 @@ Program::Program(const ProgramOptions& options) {
   close(in.read);
   close(out.write);
   if (!options.terminal) close(err.write);
-  // Prompts of tests fit into a pipe's buffer: this does not block.
+  // What tests give fits into a pipe's buffer: this does not block.
   MF_CHECK_EQ(write(in.write, options.standard_input.data(), options.standard_input.size()),
               static_cast<ssize_t>(options.standard_input.size()));
-  close(in.write);
+  if (!options.keyboard) close(in.write);
   {
     MutexLock lock(mutex_);
     open_ = options.terminal ? 1 : 2;
@@ -95,6 +102,11 @@ Program::~Program() {
     Signal(SIGKILL);
     Wait();
   }
+  if (keyboard_ >= 0) close(keyboard_);
+}
+
+void Program::Type(const std::string& keys) {
+  MF_CHECK_EQ(write(keyboard_, keys.data(), keys.size()), static_cast<ssize_t>(keys.size()));
 }
 
 void Program::Read(int fd, std::string Program::*into) {

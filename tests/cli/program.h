@@ -16,6 +16,7 @@ struct ProgramOptions {
   std::vector<std::string> arguments;
   std::vector<std::string> environment;  // "NAME=value", added to ours
   std::string standard_input;
+  bool keyboard = false;          // stdin is a terminal of its own: see Type()
   std::string working_directory;  // empty: ours
   bool terminal = false;          // stdout and stderr are one pseudo-terminal: see out()
   int terminal_width = 80;
@@ -30,6 +31,8 @@ class Program {
   // Waits until stdout or stderr holds `text`; false when it ended or took 10 s without.
   bool WaitForOut(const std::string& text);
   bool WaitForErr(const std::string& text);
+  // As if typed; Ctrl-D is "\x04". REQUIRES: ProgramOptions::keyboard.
+  void Type(const std::string& keys);
   void Signal(int signal);
   // Exit status, or 128 + the signal; 255 when it had to be killed after 20 s.
   int Wait();
@@ -42,6 +45,7 @@ class Program {
   bool WaitForText(const std::string& text, std::string Program::*in);
 
   pid_t pid_ = -1;
+  int keyboard_ = -1;
   int exit_ = -1;
   Mutex mutex_;
   CondVar changed_;

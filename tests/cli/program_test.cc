@@ -20,7 +20,7 @@ TEST_F(ProgramTest, UsageErrorsAreStatus2AndNameTheRemedy) {
            {},
            {"job"},
            {"job", "lst"},
-           {"chat"},
+           {"converse"},
            {"checkpoint", "export", "a", "1"},
            {"model", "eval"},
            {"job", "get"},
@@ -54,7 +54,7 @@ TEST_F(ProgramTest, UsageErrorsAreStatus2AndNameTheRemedy) {
 TEST_F(ProgramTest, HelpAndVersionAreDataAndStatus0) {
   const Result help = Mindforge({"--help"});
   EXPECT_EQ(help.exit, 0);
-  EXPECT_THAT(help.out, AllOf(HasSubstr("generate"), HasSubstr("124"), Not(HasSubstr("chat"))));
+  EXPECT_THAT(help.out, AllOf(HasSubstr("generate"), HasSubstr("124"), HasSubstr("chat")));
   EXPECT_THAT(help.err, IsEmpty());
   EXPECT_THAT(Mindforge({"version"}).out, StartsWith("mindforge 0."));
   EXPECT_THAT(Mindforge({"--version"}).out, StartsWith("mindforge 0."));

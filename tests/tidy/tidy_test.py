@@ -31,7 +31,7 @@ ROOMS = {
     "worker/agent": {"proto", "common", "worker/formats"},
     "worker": {"proto", "common", "worker/agent", "worker/serve", "worker/train", "worker/infer",
                "worker/formats", "worker/data", "worker/dist"},
-    "cli": {"proto", "common", "worker/tokenizer", "worker/formats"},
+    "cli": {"proto", "common", "worker/tokenizer", "worker/formats", "worker/data"},
 }
 # Third-party headers a room must not see, as patterns of the included path.
 NEVER = {
