@@ -24,16 +24,16 @@ void AddEvent(Context& c, Job& job) {
                                    job.reason));
 }
 
-void SetReason(Job& job, std::string reason) {
-  if (reason.size() > kMaxReasonBytes) {
-    reason.resize(kMaxReasonBytes);
-    // Not in the middle of a character: gRPC refuses to send such a string.
-    while (!reason.empty() && (reason.back() & 0xC0) == 0x80) reason.pop_back();
-    if (!reason.empty() && (reason.back() & 0x80) != 0) reason.pop_back();
-    reason += "...";
-  }
-  job.reason = std::move(reason);
+std::string Shortened(std::string text) {
+  if (text.size() <= kMaxReasonBytes) return text;
+  text.resize(kMaxReasonBytes);
+  // Not in the middle of a character: gRPC refuses to send such a string.
+  while (!text.empty() && (text.back() & 0xC0) == 0x80) text.pop_back();
+  if (!text.empty() && (text.back() & 0x80) != 0) text.pop_back();
+  return text + "...";
 }
+
+void SetReason(Job& job, std::string reason) { job.reason = Shortened(std::move(reason)); }
 
 }  // namespace
 
@@ -101,7 +101,7 @@ void Move(Context& c, Job& job, JobState to, std::string reason) {
 
 void Mark(Context& c, Job& job, MilestoneKind kind, int64_t step, std::string text) {
   c.out.changes.milestones.push_back(
-      {job.id, {++job.milestone_count, kind, c.now.wall, step, std::move(text)}});
+      {job.id, {++job.milestone_count, kind, c.now.wall, step, Shortened(std::move(text))}});
   c.out.touched_jobs.insert(job.id);
 }
 

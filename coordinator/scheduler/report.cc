@@ -185,8 +185,10 @@ void TakeSpools(Context& c, const WorkerReport& report) {
     return it == c.state.jobs.end() ? nullptr : &it->second;
   };
   // An older generation's checkpoint says which of its steps count.
-  for (const Spooled<CheckpointWritten>& item : report.checkpoints)
-    Adopt(c, item.job, worker, item.item);
+  const int64_t heard = c.state.workers.at(worker).acks.checkpoints;
+  for (const Spooled<CheckpointWritten>& item : report.checkpoints) {
+    if (item.number > heard) Adopt(c, item.job, worker, item.item);
+  }
   // Progress before checkpoints: what a checkpoint holds is on record before the job can end.
   Drain(c, worker, report.progress, &SpoolAcks::progress, [&](const Spooled<Progress>& item) {
     if (Job* job = job_of(item.job)) TakeProgress(c, *job, item.item);

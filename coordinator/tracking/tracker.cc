@@ -73,6 +73,14 @@ absl::Status Append(const std::string& path, const EventFileEnd& end, std::strin
   return absl::OkStatus();
 }
 
+// The file is durable before the mark, which need not be: without it a start looks again.
+absl::Status MarkComplete(const std::string& folder, const std::string& file) {
+  RETURN_IF_ERROR(SyncFile(file));
+  const std::string path = JoinPath(folder, kComplete);
+  const UniqueFd fd(::open(path.c_str(), O_WRONLY | O_CREAT | O_CLOEXEC, 0644));
+  return fd.valid() ? absl::OkStatus() : ErrnoStatus(errno, "cannot make", path);
+}
+
 }  // namespace
 
 Tracker::~Tracker() { Stop(); }
@@ -206,7 +214,7 @@ absl::Status Tracker::Write(const TrackedJob& job, Cursor& cursor, bool* complet
   }
   *complete = job.ended && !Stopping();
   if (!*complete || cursor.end.bytes == 0) return absl::OkStatus();
-  return WriteFileDurably(JoinPath(cursor.folder, kComplete), "");
+  return MarkComplete(cursor.folder, cursor.path);
 }
 
 absl::StatusOr<std::string> Tracker::NextFrames(const TrackedJob& job, Cursor& cursor) {

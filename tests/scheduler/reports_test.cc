@@ -293,6 +293,13 @@ TEST_F(ReportsTest, TokensAreTheJobsAndCountEachStepOnce) {
   EXPECT_EQ(job().max_step, 5);
 }
 
+TEST_F(ReportsTest, AMarkIsOfBoundedLength) {
+  const Outcome outcome =
+      world_.EndTrainer("w1", Failed(FailureKind::kInternal, std::string(3 << 20, 'x')));
+  ASSERT_EQ(outcome.changes.milestones.size(), 1u);
+  EXPECT_LT(outcome.changes.milestones[0].second.text.size(), 2100u);
+}
+
 TEST_F(ReportsTest, MarksWhatHappenedInTheChart) {
   const auto texts = [](const Outcome& outcome) {
     std::string all;
