@@ -29,7 +29,7 @@ JOB_FILES = [
     ({"model__head_dim": 7}, "model.head_dim"),
     ({"model__num_hidden_layers": -1}, "model.num_hidden_layers"),
     ({"model__dropout": 1.5}, "model.dropout"),
-    ({"model__use_moe": True}, "model.use_moe"),
+    ({"model__use_moe": True, "model__num_experts_per_tok": 5}, "model.num_experts_per_tok"),
     ({"training__epochs": 0}, "training.epochs"),
     ({"training__microbatch_size": 0}, "training.microbatch_size"),
     ({"training__accumulation_steps": 0}, "training.accumulation_steps"),
