@@ -80,12 +80,14 @@ AdamWResult AdamW::Step(const AdamWStep& step, const at::Tensor& gradient,
   }
   const AdamWScalars scalars = Scalars(options_, step, scale);
   if (cpu) {
-    Bf16* copy = compute_parameters.defined()
-                     ? static_cast<Bf16*>(compute_parameters.mutable_data_ptr())
-                     : nullptr;
+    // The kernel's own recast is to bfloat16.
+    const bool recast =
+        compute_parameters.defined() && compute_parameters.scalar_type() == at::kBFloat16;
+    Bf16* copy = recast ? static_cast<Bf16*>(compute_parameters.mutable_data_ptr()) : nullptr;
     kernels.adamw(TorchParallel(), size, scalars, gradient.const_data_ptr<float>(),
                   parameters.mutable_data_ptr<float>(), first_moment_.mutable_data_ptr<float>(),
                   second_moment_.mutable_data_ptr<float>(), copy);
+    if (compute_parameters.defined() && !recast) compute_parameters.copy_(parameters);
   } else {
     ComposedUpdate(scalars, gradient, parameters, first_moment_, second_moment_,
                    compute_parameters);

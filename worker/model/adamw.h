@@ -1,5 +1,5 @@
-// AdamW over a model's flat buffers, with the gradient-norm clip and the bfloat16 recast in the
-// same pass. It does not know what the parameters are, nor how the gradient came to be. The norm is
+// AdamW over a model's flat buffers, with the gradient-norm clip and the 16-bit recast in the
+// same step. It does not know what the parameters are, nor how the gradient came to be. The norm is
 // summed in blocks of fixed size and order, so its bits depend on the gradient alone.
 #pragma once
 
@@ -28,7 +28,7 @@ struct AdamWStep {
 // What an update saw.
 struct AdamWResult {
   double gradient_norm = 0;  // global L2 norm after gradient_scale, before the clip
-  bool applied = false;      // false: the norm was not finite and nothing was changed
+  bool applied = false;      // false: the norm was not finite, nothing was changed
 };
 
 // Owns the two moments, float32 [P] on the device, zero at first. Not thread-safe.
@@ -39,8 +39,9 @@ class AdamW {
   const at::Tensor& first_moment() const { return first_moment_; }
   const at::Tensor& second_moment() const { return second_moment_; }
 
-  // Updates `parameters` (float32 [P]) and, when defined, `compute_parameters` (bfloat16 [P], see
-  // Minimind) from `gradient` (float32 [P], left as it was). On CUDA waits for the norm.
+  // Updates `parameters` (float32 [P]) and, when defined, `compute_parameters` (bfloat16 or float16
+  // [P], see Minimind) from `gradient` (float32 [P], left as it was). All may be contiguous parts
+  // of larger buffers, of a model of which only a range is trained. On CUDA waits for the norm.
   AdamWResult Step(const AdamWStep& step, const at::Tensor& gradient, const at::Tensor& parameters,
                    const at::Tensor& compute_parameters);
 
