@@ -13,6 +13,7 @@
 
 #include "tests/model/golden.h"
 #include "tests/model/tiny.h"
+#include "worker/model/aten_minimind.h"
 
 namespace mindforge {
 namespace {
@@ -144,6 +145,26 @@ TEST_P(Features, BothAttentionPathsGiveTheSameGradient) {
   const LossAndGradient b = Compute(*plain, m, kPass);
   EXPECT_NEAR(a.loss, b.loss, 1e-6 * a.loss);
   EXPECT_LT(golden::LargestDifference(a.gradient, b.gradient), 5e-6);
+}
+
+TEST_P(Features, ComposedBackendGivesTheSameLossAndGradient) {
+  const Feature& feature = GetParam();
+  Microbatch m = RandomMicrobatch(feature.config, 3, 70, 4);
+  m.mask.narrow(1, 50, 20).zero_();  // rows of different useful lengths, and gaps between
+  m.mask[2].copy_((at::arange(70) % 3 == 0).to(at::kByte));
+  m.document_ids = at::arange(70, at::kInt).div(23, "trunc").to(at::kInt).repeat({3, 1});
+  const auto own = MakeModel(ComputeDtype::kFloat32, AttentionPath::kFused);
+  const auto composed =
+      MakeAtenMinimind(feature.config, own->device(), {.lora_rank = feature.lora_rank});
+  Initialize(*composed);
+  const LossAndGradient a = Compute(*own, m, kPass);
+  const LossAndGradient b = Compute(*composed, m, kPass);
+  EXPECT_NEAR(a.loss, b.loss, 2e-6 * a.loss);
+  EXPECT_LT(golden::LargestDifference(a.gradient, b.gradient), 5e-6);
+  const LossSum c = own->EvaluateLoss(m).value();
+  const LossSum d = composed->EvaluateLoss(m).value();
+  EXPECT_EQ(c.targets, d.targets);
+  EXPECT_NEAR(c.sum, d.sum, 2e-6 * c.sum);
 }
 
 TEST_P(Features, BfloatGradientPointsTheSameWay) {

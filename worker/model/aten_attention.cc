@@ -1,6 +1,7 @@
 #include "worker/model/aten_attention.h"
 
 #include <ATen/Functions.h>
+#include <ATen/TensorOperators.h>
 
 #include <algorithm>
 #include <cmath>
@@ -20,6 +21,11 @@ std::optional<double> Scale(const at::Tensor& q) {
 // Documents' rows are laid end to end: [B, T, heads, D] -> [B · T, heads, D].
 at::Tensor Flat(const AttentionPlan& plan, const at::Tensor& x) {
   return plan.starts.defined() ? x.flatten(0, 1) : x;
+}
+
+// What plain attention multiplies its probabilities with.
+at::Tensor Factors(const at::Tensor& keep, double dropout) {
+  return keep.defined() ? keep.to(at::kFloat) * (1.0 / (1.0 - dropout)) : at::Tensor();
 }
 
 }  // namespace
@@ -51,10 +57,12 @@ AttentionPlan PlanAttention(bool allow_flash, int64_t batch, int64_t length, int
 }
 
 AttentionResult ForwardAttention(const AttentionPlan& plan, const at::Tensor& q,
-                                 const at::Tensor& k, const at::Tensor& v) {
+                                 const at::Tensor& k, const at::Tensor& v, const at::Tensor& keep,
+                                 double dropout) {
   AttentionResult result;
+  result.keep = keep;
   if (!plan.flash) {
-    result.out = PlainAttention(q, k, v, plan.visible);
+    result.out = PlainAttention(q, k, v, plan.visible, Factors(keep, dropout));
     return result;
   }
   std::optional<at::Tensor> starts;
@@ -71,8 +79,10 @@ AttentionResult ForwardAttention(const AttentionPlan& plan, const at::Tensor& q,
 
 std::tuple<at::Tensor, at::Tensor, at::Tensor> BackwardAttention(
     const AttentionPlan& plan, const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
-    const AttentionResult& forward, const at::Tensor& d_out) {
-  if (!plan.flash) return PlainAttentionBackward(q, k, v, plan.visible, d_out);
+    const AttentionResult& forward, double dropout, const at::Tensor& d_out) {
+  if (!plan.flash) {
+    return PlainAttentionBackward(q, k, v, plan.visible, d_out, Factors(forward.keep, dropout));
+  }
   auto [dq, dk, dv] = at::_flash_attention_backward(
       Flat(plan, d_out), Flat(plan, q), Flat(plan, k), Flat(plan, v), Flat(plan, forward.out),
       forward.log_sum, plan.starts, plan.starts, plan.longest, plan.longest, /*dropout_p=*/0.0,

@@ -1,5 +1,5 @@
-// Attention of the composed backend: LibTorch's flash kernels where they apply (CUDA, bfloat16),
-// else by the book.
+// Attention of the composed backend: LibTorch's flash kernels where they apply (CUDA, 16-bit, no
+// dropout), else by the book.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -26,13 +26,16 @@ AttentionPlan PlanAttention(bool allow_flash, int64_t batch, int64_t length, int
 struct AttentionResult {
   at::Tensor out;  // [B, T, heads, D]
   at::Tensor log_sum, rng_state, unused;
+  at::Tensor keep;  // bool [B, heads, T, T]: probabilities that are not dropped; undefined: all
 };
 
-// q [B, T, heads, D], k and v [B, T, kv_heads, D].
+// q [B, T, heads, D], k and v [B, T, kv_heads, D]; `dropout` is the probability behind `keep`.
+// REQUIRES: `keep` is undefined on a flash plan.
 AttentionResult ForwardAttention(const AttentionPlan& plan, const at::Tensor& q,
-                                 const at::Tensor& k, const at::Tensor& v);
+                                 const at::Tensor& k, const at::Tensor& v, const at::Tensor& keep,
+                                 double dropout);
 std::tuple<at::Tensor, at::Tensor, at::Tensor> BackwardAttention(
     const AttentionPlan& plan, const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
-    const AttentionResult& forward, const at::Tensor& d_out);
+    const AttentionResult& forward, double dropout, const at::Tensor& d_out);
 
 }  // namespace mindforge

@@ -8,10 +8,7 @@
 
 namespace mindforge {
 
-// UNIMPLEMENTED names what this backend cannot do.
-absl::Status CheckAtenSupport(const ModelConfig& config, const MinimindOptions& options);
-
-// REQUIRES: `config` passed Minimind::Create's checks and CheckAtenSupport; `device` exists.
+// REQUIRES: `config` passed Minimind::Create's checks; `device` exists.
 std::unique_ptr<Minimind> MakeAtenMinimind(const ModelConfig& config, c10::Device device,
                                            const MinimindOptions& options);
 

@@ -107,10 +107,8 @@ template <typename T>
 DropoutSite CpuPass<T>::Site(int64_t layer, DropoutPlace place) const {
   DropoutSite site;
   site.key = pass.dropout_key;
-  // At most 4096 layers, see ValidateModelConfig: the product fits.
-  site.stream =
-      (static_cast<uint32_t>(layer) * 16 + static_cast<uint32_t>(place)) * kDropoutIndices;
-  site.threshold = static_cast<uint32_t>(config.dropout * 0x1p32);
+  site.stream = DropoutStream(layer, place);
+  site.threshold = DropoutThreshold(config.dropout);
   site.scale = static_cast<float>(1.0 / (1.0 - config.dropout));
   return site;
 }

@@ -10,14 +10,12 @@
 #include "worker/kernels/rope.h"
 #include "worker/kernels/train_kernels.h"
 #include "worker/model/cpu_buffers.h"
+#include "worker/model/dropout_place.h"
 #include "worker/model/layout.h"
 #include "worker/model/minimind.h"
 #include "worker/model/token_rows.h"
 
 namespace mindforge {
-
-// Where dropout acts in a layer; the embedding counts to layer 0.
-enum class DropoutPlace { kEmbedding, kProbabilities, kAttentionOutput, kMlpOutput };
 
 inline float* Floats(const at::Tensor& x) { return x.mutable_data_ptr<float>(); }
 

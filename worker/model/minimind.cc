@@ -99,8 +99,6 @@ absl::StatusOr<std::unique_ptr<Minimind>> Minimind::Create(const ModelConfig& co
   // The CPU's own kernels know float32 and bfloat16; float16 is composed of LibTorch's.
   const bool own = device.is_cpu() && options.compute != ComputeDtype::kFloat16;
   if (own) return MakeCpuMinimind(config, Effective(config, options));
-  status = CheckAtenSupport(config, options);
-  if (!status.ok()) return status;
   return MakeAtenMinimind(config, device, Effective(config, options));
 }
 

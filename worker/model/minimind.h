@@ -81,8 +81,8 @@ struct LossSum {
 class Minimind {
  public:
   // INVALID_ARGUMENT names every field of `config` that cannot be built, and lora_rank when no
-  // projection is square; UNIMPLEMENTED names what the device's backend cannot do. Weights are zero
-  // until InitializeWeights or a load into flat_parameters().
+  // projection is square; FAILED_PRECONDITION: the device is not there. Weights are zero until
+  // InitializeWeights or a load into flat_parameters().
   static absl::StatusOr<std::unique_ptr<Minimind>> Create(const ModelConfig& config,
                                                           c10::Device device,
                                                           const MinimindOptions& options);
