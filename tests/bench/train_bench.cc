@@ -1,13 +1,14 @@
 // Tokens per second of one training step: forward, backward, clip and AdamW of a 26 M
-// model, one microbatch a step, as tests/bench/train_peer.py does it.
+// model, one microbatch a step, as tests/bench/train_peer.py does it; or of MoE, 640 wide, 145 M.
 //
-//   mindforge_bench_train float32|bfloat16 [steps] [batch] [length] [cpu|cuda]
+//   mindforge_bench_train float32|bfloat16|float16 [steps] [batch] [length] [cpu|cuda] [dense|moe]
 #include <ATen/Functions.h>
 #include <ATen/Parallel.h>
 
 #include <chrono>
 #include <cstdio>
 #include <cstdlib>
+#include <map>
 #include <memory>
 #include <string>
 #include <vector>
@@ -21,8 +22,8 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
-int Bench(ComputeDtype compute, int64_t steps, int64_t batch, int64_t length, c10::Device device) {
-  const ModelConfig config;  // the defaults are the 26 M model
+int Bench(const ModelConfig& config, ComputeDtype compute, int64_t steps, int64_t batch,
+          int64_t length, c10::Device device) {
   auto created = Minimind::Create(config, device, {compute, AttentionPath::kFused});
   if (!created.ok()) {
     std::fprintf(stderr, "%s\n", std::string(created.status().message()).c_str());
@@ -59,17 +60,26 @@ int Bench(ComputeDtype compute, int64_t steps, int64_t batch, int64_t length, c1
 }  // namespace mindforge
 
 int main(int argc, char** argv) {
-  const std::string dtype = argc > 1 ? argv[1] : "float32";
-  if (dtype != "float32" && dtype != "bfloat16") {
-    std::fprintf(
-        stderr,
-        "usage: mindforge_bench_train float32|bfloat16 [steps] [batch] [length] [cpu|cuda]\n");
+  using mindforge::ComputeDtype;
+  const std::map<std::string, ComputeDtype> dtypes = {{"float32", ComputeDtype::kFloat32},
+                                                      {"bfloat16", ComputeDtype::kBfloat16},
+                                                      {"float16", ComputeDtype::kFloat16}};
+  const auto dtype = dtypes.find(argc > 1 ? argv[1] : "float32");
+  const std::string kind = argc > 6 ? argv[6] : "dense";
+  if (dtype == dtypes.end() || (kind != "dense" && kind != "moe")) {
+    std::fprintf(stderr,
+                 "usage: mindforge_bench_train float32|bfloat16|float16 [steps] [batch] [length]"
+                 " [cpu|cuda] [dense|moe]\n");
     return 2;
   }
   const auto number = [&](int i, int64_t fallback) {
     return argc > i ? std::strtoll(argv[i], nullptr, 10) : fallback;
   };
-  return mindforge::Bench(
-      dtype == "float32" ? mindforge::ComputeDtype::kFloat32 : mindforge::ComputeDtype::kBfloat16,
-      number(2, 3), number(3, 4), number(4, 512), c10::Device(argc > 5 ? argv[5] : "cpu"));
+  mindforge::ModelConfig config;  // the defaults are the 26 M model
+  if (kind == "moe") {
+    config.hidden_size = 640;
+    config.use_moe = true;
+  }
+  return mindforge::Bench(config, dtype->second, number(2, 3), number(3, 4), number(4, 512),
+                          c10::Device(argc > 5 ? argv[5] : "cpu"));
 }
