@@ -10,6 +10,8 @@ namespace {
 
 // Rows of one product before they are added to the residual: a block that stays in the cache.
 constexpr int64_t kCombineRows = 32;
+// Up to so many tokens one member routes: to meet costs more than to share the work.
+constexpr int64_t kFewTokens = 8;
 // Keeps normalised weights finite when all scores are zero, as in the reference.
 constexpr float kTinySum = 1e-20f;
 
@@ -57,20 +59,30 @@ absl::Status CpuMoe::Allocate(int64_t max_tokens) {
 }
 
 void CpuMoe::Work(int64_t me, const CpuLayer& layer, int64_t tokens, float* residual) {
-  Route(me, layer, tokens, residual);
-  team_.Meet();
-  if (me == 0) Group(tokens);
-  team_.Meet();
-  Gather(me);
+  const int64_t rows = tokens * per_token_;
+  if (tokens <= kFewTokens) {
+    if (me == 0) {
+      Route(0, tokens, layer, residual);
+      Group(tokens);
+      Gather(0, rows);
+    }
+  } else {
+    const auto [first_token, end_token] = team_.Share(tokens, me);
+    Route(first_token, end_token, layer, residual);
+    team_.Meet();
+    if (me == 0) Group(tokens);
+    team_.Meet();
+    const auto [first_row, end_row] = team_.Share(rows, me);
+    Gather(first_row, end_row);
+  }
   team_.Meet();
   GateAndUp(me, layer, tokens);
   team_.Meet();
   Combine(me, layer, tokens, residual);
 }
 
-void CpuMoe::Route(int64_t me, const CpuLayer& layer, int64_t tokens, const float* residual) {
+void CpuMoe::Route(int64_t begin, int64_t end, const CpuLayer& layer, const float* residual) {
   const auto eps = static_cast<float>(config_.rms_norm_eps);
-  const auto [begin, end] = team_.Share(tokens, me);
   HugeBuffer& wide = wide_is_normed_ ? normed_ : wide_;
   for (int64_t t = begin; t < end; ++t) {
     const float* x = residual + t * hidden_;
@@ -130,8 +142,7 @@ void CpuMoe::Group(int64_t tokens) {
   }
 }
 
-void CpuMoe::Gather(int64_t me) {
-  const auto [begin, end] = team_.Share(first_row_[experts_], me);
+void CpuMoe::Gather(int64_t begin, int64_t end) {
   for (int64_t r = begin; r < end; ++r) {
     std::memcpy(Element(gathered_, r * hidden_stride_),
                 Element(normed_, rows_[r].token * hidden_stride_),

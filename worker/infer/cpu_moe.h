@@ -46,11 +46,13 @@ class CpuMoe {
   CpuMoe(const ModelConfig& config, InferDtype dtype, InferIsa isa, ThreadTeam& team);
   absl::Status Allocate(int64_t max_tokens);
 
-  // The stages, each of which writes only the member's share.
-  void Route(int64_t me, const CpuLayer& layer, int64_t tokens, const float* residual);
+  // Of tokens begin … end-1.
+  void Route(int64_t begin, int64_t end, const CpuLayer& layer, const float* residual);
   void Choose(float* scores, Choice* chosen) const;
   void Group(int64_t tokens);
-  void Gather(int64_t me);
+  // Rows begin … end-1.
+  void Gather(int64_t begin, int64_t end);
+  // What member `me` does of it.
   void GateAndUp(int64_t me, const CpuLayer& layer, int64_t tokens);
   void Combine(int64_t me, const CpuLayer& layer, int64_t tokens, float* residual);
 
