@@ -156,5 +156,20 @@ TEST(DTypeConvert, RoundsTiesToEven) {
   EXPECT_EQ(FloatToBfloat16(1.0f + 3 * 0x1p-8f), 0x3F82);
 }
 
+// The length of a safetensors header comes first: 128 looks like a pickle, 19280 like "PK".
+TEST(NamedTensors, KnowsSafetensorsWhateverItsHeadersLengthLooksLike) {
+  const TempDir dir;
+  for (const uint64_t length : {uint64_t{128}, uint64_t{19280}}) {
+    std::string file(8, '\0');
+    std::memcpy(file.data(), &length, sizeof(length));
+    file += R"({"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}})";
+    file.resize(8 + length, ' ');
+    file.resize(8 + length + 8, '\0');
+    const auto opened = NamedTensors::Open(dir.Write("model.safetensors", file));
+    ASSERT_TRUE(opened.ok()) << opened.status();
+    EXPECT_NE((*opened)->Find("a"), nullptr);
+  }
+}
+
 }  // namespace
 }  // namespace mindforge

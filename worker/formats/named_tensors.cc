@@ -19,7 +19,7 @@ namespace {
 using Json = nlohmann::json;
 
 constexpr size_t kMaxIndexBytes = size_t{64} << 20;
-constexpr size_t kMagicBytes = 4;
+constexpr size_t kMagicBytes = 9;
 
 bool IsFolder(const std::string& path) {
   struct stat info {};
@@ -88,15 +88,18 @@ absl::Status NamedTensors::AddSafetensors(const std::string& file) {
 
 absl::Status NamedTensors::AddFile(const std::string& file) {
   const std::string magic = MagicOf(file);
-  if (magic == "GGUF") {
+  if (magic.starts_with("GGUF")) {
     return absl::InvalidArgumentError(absl::StrCat(
         file,
         " is a GGUF file; turn it into a model folder first: mindforge checkpoint import "
         "--from ",
         file, " --out DIR"));
   }
+  // A safetensors file begins with its header's length, whose bytes may be those of another kind of
+  // file: what follows them decides.
+  const bool safetensors = magic.size() == kMagicBytes && magic.back() == '{';
   const bool torch = magic.starts_with("PK") || magic.starts_with("\x80");
-  if (!torch) return AddSafetensors(file);
+  if (safetensors || !torch) return AddSafetensors(file);
   ASSIGN_OR_RETURN(std::shared_ptr<const PthFile> opened, PthFile::Open(file));
   ASSIGN_OR_RETURN(const std::vector<TensorView> views, opened->StateDict());
   for (const TensorView& view : views) RETURN_IF_ERROR(Add(view));
