@@ -64,6 +64,15 @@ TEST_F(JobFileTest, RelativePathsAreTakenFromTheFilesFolderAndItSaysSo) {
   EXPECT_THAT(file->notes[0], HasSubstr("the job file's folder"));
 }
 
+TEST_F(JobFileTest, TakesEveryDataPathFromItsFolder) {
+  const auto file = Load("name: a\ndata: {path: /x, more_paths: [b.jsonl, /c]}\n");
+  ASSERT_TRUE(file.ok()) << file.status();
+  EXPECT_EQ(file->spec.data().more_paths(0), (folder_ / "b.jsonl").string());
+  EXPECT_EQ(file->spec.data().more_paths(1), "/c");
+  ASSERT_EQ(file->notes.size(), 1u);
+  EXPECT_THAT(file->notes[0], HasSubstr("data.more_paths[0]"));
+}
+
 TEST_F(JobFileTest, OverridesWinAndTheirPathsAreTakenFromTheWorkingDirectory) {
   const auto file = Load("name: a\ntraining: {epochs: 1}\ndata: {path: x.jsonl}\n",
                          {"training.epochs=3", "data.path=y.jsonl", "workers.device=cpu"});
@@ -185,6 +194,15 @@ TEST(Progress, OnAPipeOneLineEveryLogIntervalInTheLookPeopleKnow) {
             "ranks:2 sequences:8+8");
   EXPECT_THAT(lines[3], HasSubstr("(20/25)"));
   EXPECT_THAT(lines[4], HasSubstr("(25/25)")) << "the last step is always shown";
+}
+
+TEST(Progress, ALineShowsWhatOnlySomeJobsHave) {
+  v1::ProgressRecord record = StepRecord(10, 25);
+  record.set_validation_loss(7.25);
+  record.set_loss_scale(32768);
+  record.set_skipped_steps(3);
+  EXPECT_THAT(ProgressView::LogLine(RunningJob("tang").spec(), record, absl::ZeroDuration()),
+              HasSubstr("ranks:2 sequences:8+8 validation:7.250000 scale:32768 skipped:3"));
 }
 
 TEST(Progress, OnATerminalOneLineIsRedrawnWithinItsWidth) {

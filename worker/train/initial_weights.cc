@@ -74,9 +74,9 @@ absl::Status OpenFolder(const std::string& path, bool keep_adapters, Source* sou
   for (const std::string& warning : folder.warnings) {
     sink.OnLog(LogSeverity::kWARNING, absl::StrCat(path, ": ", warning));
   }
-  if (folder.lora_rank > 0 && !keep_adapters) {
+  if (const int64_t rank = folder.lora_rank; rank > 0 && !keep_adapters) {
     RETURN_IF_ERROR(MergeLora(&folder));
-    sink.OnLog(LogSeverity::kINFO, absl::StrCat(path, ": its adapters of rank ", folder.lora_rank,
+    sink.OnLog(LogSeverity::kINFO, absl::StrCat(path, ": its adapters of rank ", rank,
                                                 " were merged into the weights"));
   }
   for (const auto& [name, view] : folder.tensors) source->tensors.emplace(name, view);

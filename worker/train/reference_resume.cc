@@ -2,6 +2,7 @@
 
 #include <cmath>
 #include <fstream>
+#include <string_view>
 #include <unordered_map>
 
 #include "absl/strings/str_cat.h"
@@ -14,9 +15,9 @@ namespace {
 
 // Without reading a whole file of another kind: a .pth is a ZIP archive.
 bool IsArchive(const std::string& path) {
-  char magic[2] = {};
+  char magic[4] = {};
   std::ifstream file(path, std::ios::binary);
-  return file.read(magic, sizeof(magic)) && magic[0] == 'P' && magic[1] == 'K';
+  return file.read(magic, sizeof(magic)) && std::string_view(magic, 4) == "PK\x03\x04";
 }
 
 // The updates that every parameter has seen. INVALID_ARGUMENT: they differ.
