@@ -73,24 +73,19 @@ class PthWriter {
   // Puts a tensor into the document, converted to `dtype`, and its bytes into the file.
   // INVALID_ARGUMENT: a dtype that PyTorch has no storage for, or values that `dtype` cannot hold.
   absl::Status Tensor(const TensorView& view, DType dtype);
-  // Puts a dictionary of them. A tensor with the bytes of the one before it (a tied head) shares
-  // its storage.
+  // Puts a dictionary of them. Those of the same memory and shape (a tied head) share a storage.
   absl::Status StateDict(const std::vector<TensorView>& tensors, DType dtype);
-  // Puts the tensor that was written last into the document once more.
-  void SameTensor() { RebuildLast(); }
 
   // OK: the file is synced.
   absl::StatusOr<FileDigest> Finish();
 
  private:
   explicit PthWriter(std::unique_ptr<ZipWriter> zip) : zip_(std::move(zip)) {}
-  void RebuildLast();
+  void Rebuild(int64_t storage, const std::vector<int64_t>& shape, DType dtype);
 
   const std::unique_ptr<ZipWriter> zip_;
   PickleWriter pickle_;
   int64_t storages_ = 0;
-  std::vector<int64_t> last_shape_;
-  DType last_dtype_ = DType::kF32;
 };
 
 // A state dict alone, as the reference writes its weights. On error the file may be left half

@@ -1,4 +1,4 @@
-#include <cstring>
+#include <map>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -12,11 +12,6 @@ namespace {
 
 constexpr char kFolder[] = "archive/";
 constexpr char kVersion[] = "3\n";
-
-bool SameBytes(const TensorView& a, const TensorView& b) {
-  return a.dtype == b.dtype && a.shape == b.shape && a.bytes == b.bytes &&
-         (a.data == b.data || std::memcmp(a.data, b.data, static_cast<size_t>(a.bytes)) == 0);
-}
 
 }  // namespace
 
@@ -38,30 +33,27 @@ absl::Status PthWriter::Tensor(const TensorView& view, DType dtype) {
     ASSIGN_OR_RETURN(const std::string bytes, ConvertTensor(view, dtype));
     RETURN_IF_ERROR(zip_->Add(name, bytes));
   }
-  ++storages_;
-  last_shape_ = view.shape;
-  last_dtype_ = dtype;
-  RebuildLast();
+  Rebuild(storages_++, view.shape, dtype);
   return absl::OkStatus();
 }
 
-void PthWriter::RebuildLast() {
+void PthWriter::Rebuild(int64_t storage, const std::vector<int64_t>& shape, DType dtype) {
   pickle_.Global("torch._utils", "_rebuild_tensor_v2");
   pickle_.BeginTuple();
   pickle_.BeginTuple();
   pickle_.Text("storage");
-  pickle_.Global("torch", StorageName(last_dtype_));
-  pickle_.Text(absl::StrCat(storages_ - 1));
+  pickle_.Global("torch", StorageName(dtype));
+  pickle_.Text(absl::StrCat(storage));
   pickle_.Text("cpu");
-  pickle_.Int(ElementCount(last_shape_));
+  pickle_.Int(ElementCount(shape));
   pickle_.EndTuple();
   pickle_.Persistent();
   pickle_.Int(0);
   pickle_.BeginTuple();
-  for (const int64_t size : last_shape_) pickle_.Int(size);
+  for (const int64_t size : shape) pickle_.Int(size);
   pickle_.EndTuple();
-  std::vector<int64_t> strides(last_shape_.size(), 1);
-  for (size_t i = strides.size(); i-- > 1;) strides[i - 1] = strides[i] * last_shape_[i];
+  std::vector<int64_t> strides(shape.size(), 1);
+  for (size_t i = strides.size(); i-- > 1;) strides[i - 1] = strides[i] * shape[i];
   pickle_.BeginTuple();
   for (const int64_t stride : strides) pickle_.Int(stride);
   pickle_.EndTuple();
@@ -80,13 +72,15 @@ absl::StatusOr<FileDigest> PthWriter::Finish() {
 }
 
 absl::Status PthWriter::StateDict(const std::vector<TensorView>& tensors, DType dtype) {
+  std::map<std::pair<const void*, std::vector<int64_t>>, int64_t> written;  // -> storage
   pickle_.BeginOrderedDict();
-  for (size_t i = 0; i < tensors.size(); ++i) {
-    pickle_.Text(tensors[i].name);
-    if (i > 0 && SameBytes(tensors[i - 1], tensors[i])) {
-      SameTensor();
+  for (const TensorView& view : tensors) {
+    pickle_.Text(view.name);
+    const auto [it, first] = written.emplace(std::pair(view.data, view.shape), storages_);
+    if (first) {
+      RETURN_IF_ERROR(Tensor(view, dtype));
     } else {
-      RETURN_IF_ERROR(Tensor(tensors[i], dtype));
+      Rebuild(it->second, view.shape, dtype);
     }
   }
   pickle_.EndDict();
