@@ -1,0 +1,211 @@
+#include "worker/formats/import.h"
+
+#include <sys/stat.h>
+
+#include <algorithm>
+#include <fstream>
+#include <set>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "common/durable_file.h"
+#include "common/json_parse.h"
+#include "common/status_macros.h"
+#include "worker/formats/checkpoint_names.h"
+#include "worker/formats/dtype_convert.h"
+#include "worker/formats/gguf_model.h"
+#include "worker/formats/lora.h"
+#include "worker/formats/model_folder_writer.h"
+#include "worker/formats/named_tensors.h"
+#include "worker/formats/tokenizer_files.h"
+
+namespace mindforge {
+namespace {
+
+using Json = nlohmann::json;
+
+constexpr char kHead[] = "lm_head.weight";
+constexpr char kPretrained[] = "pretrain";  // how the reference names weights of its first stage
+constexpr size_t kMaxListed = 20;
+constexpr size_t kMaxJsonBytes = size_t{64} << 20;
+
+// A source once it is open, whatever it was.
+struct Source {
+  ModelConfig config;
+  std::vector<TensorView> tensors;
+  std::map<std::string, std::string> tokenizer;
+  absl::Status tokenizer_status;  // why the source's tokenizer cannot be taken, when it cannot
+  std::string prompt_style;
+  Json generation_config;  // null: the defaults
+  std::vector<std::string> notes;
+
+  // Owners of the tensors, one of them.
+  std::unique_ptr<NamedTensors> named;
+  std::optional<ModelFolder> folder;
+  std::optional<GgufModel> gguf;
+};
+
+std::string ListSome(const std::vector<std::string>& items) {
+  const size_t shown = std::min(items.size(), kMaxListed);
+  std::string text = absl::StrJoin(items.begin(), items.begin() + shown, ", ");
+  if (shown < items.size()) absl::StrAppend(&text, " and ", items.size() - shown, " more");
+  return text;
+}
+
+bool IsFolder(const std::string& path) {
+  struct stat info {};
+  return ::stat(path.c_str(), &info) == 0 && S_ISDIR(info.st_mode);
+}
+
+bool IsGguf(const std::string& path) {
+  char magic[4] = {};
+  std::ifstream file(path, std::ios::binary);
+  return file.read(magic, sizeof(magic)) && std::string_view(magic, sizeof(magic)) == "GGUF";
+}
+
+// The tensors that the configuration asks for, in its order. INVALID_ARGUMENT lists what does not
+// fit; what is left over is a note.
+absl::Status SelectTensors(Source* source) {
+  std::unordered_map<std::string, const TensorView*> found;
+  for (const TensorView& view : source->tensors) found.emplace(view.name, &view);
+  std::vector<TensorView> selected;
+  std::vector<std::string> problems;
+  std::set<std::string> known = {kHead};
+  for (const ExpectedTensor& expected : ExpectedTensors(source->config)) {
+    known.insert(expected.name);
+    const auto it = found.find(expected.name);
+    if (it == found.end()) {
+      problems.push_back(expected.name + " is missing");
+    } else if (it->second->shape != expected.shape) {
+      problems.push_back(absl::StrCat(expected.name, " has shape ",
+                                      ShapeToString(it->second->shape), ", expected ",
+                                      ShapeToString(expected.shape)));
+    } else {
+      selected.push_back(*it->second);
+    }
+  }
+  if (!problems.empty()) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("the tensors do not fit the model's configuration: ", ListSome(problems)));
+  }
+  std::vector<std::string> left_out;
+  for (const TensorView& view : source->tensors) {
+    if (!known.contains(view.name)) left_out.push_back(view.name);
+  }
+  if (!left_out.empty()) source->notes.push_back("tensors left out: " + ListSome(left_out));
+  source->tensors = std::move(selected);
+  return absl::OkStatus();
+}
+
+absl::StatusOr<Source> OpenFolder(const std::string& path) {
+  Source source;
+  ASSIGN_OR_RETURN(source.folder, OpenModelFolder(path));
+  ModelFolder& folder = *source.folder;
+  if (folder.lora_rank > 0) source.notes.push_back("its LoRA adapters were merged into the base");
+  RETURN_IF_ERROR(MergeLora(&folder));
+  source.config = folder.config;
+  source.prompt_style = folder.prompt_style;
+  for (const ExpectedTensor& expected : ExpectedTensors(folder.config)) {
+    source.tensors.push_back(*folder.Find(expected.name));
+    source.tensors.back().name = expected.name;
+  }
+  const std::string generation = JoinPath(path, "generation_config.json");
+  if (PathExists(generation)) {
+    ASSIGN_OR_RETURN(const std::string text, ReadFile(generation, kMaxJsonBytes));
+    ASSIGN_OR_RETURN(source.generation_config, ParseJson(text, generation));
+  }
+  if (!folder.tokenizer_path.empty()) {
+    ASSIGN_OR_RETURN(TokenizerFiles files, ReadTokenizerFiles(folder.tokenizer_path));
+    source.tokenizer = std::move(files.texts);
+  }
+  for (const std::string& warning : folder.warnings) {
+    if (!warning.starts_with("no tokenizer.json")) source.notes.push_back(warning);
+  }
+  return source;
+}
+
+absl::StatusOr<Source> OpenGguf(const std::string& path) {
+  Source source;
+  ASSIGN_OR_RETURN(source.gguf, ReadGgufModel(path));
+  source.config = source.gguf->config;
+  source.tensors = source.gguf->tensors;
+  source.tokenizer = source.gguf->tokenizer;
+  source.tokenizer_status = source.gguf->tokenizer_status;
+  RETURN_IF_ERROR(SelectTensors(&source)) << path;
+  return source;
+}
+
+absl::StatusOr<Source> OpenBare(const std::string& path, const ShapeHints& hints) {
+  Source source;
+  ASSIGN_OR_RETURN(source.named, NamedTensors::Open(path));
+  size_t adapters = 0;
+  std::string module;
+  for (const TensorView& view : source.named->tensors()) {
+    adapters += ParseLoraName(view.name, &module);
+    source.tensors.push_back(view);
+  }
+  if (adapters > 0 && adapters == source.tensors.size()) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        path,
+        " holds LoRA adapters, no model; name it where a base is loaded: `mindforge model "
+        "deploy --lora`"));
+  }
+  absl::StatusOr<ModelConfig> config = InferModelConfig(source.tensors, hints, &source.notes);
+  RETURN_IF_ERROR(config.status()) << path;
+  source.config = *std::move(config);
+  RETURN_IF_ERROR(SelectTensors(&source)) << path;
+  source.prompt_style = NameOf(path).starts_with(kPretrained) ? kCompletionStyle : kChatStyle;
+  source.notes.push_back(absl::StrCat("assumed: prompt style ", source.prompt_style,
+                                      ", by the file's name (--prompt-style says otherwise)"));
+  return source;
+}
+
+absl::Status AddTokenizer(const ImportOptions& options, Source* source) {
+  if (!options.tokenizer.empty()) {
+    ASSIGN_OR_RETURN(TokenizerFiles files, ReadTokenizerFiles(options.tokenizer));
+    source->tokenizer = std::move(files.texts);
+    return absl::OkStatus();
+  }
+  RETURN_IF_ERROR(source->tokenizer_status) << options.from;
+  if (source->tokenizer.empty()) {
+    source->notes.push_back(
+        "there is no tokenizer: only token ids can be prompts; --tokenizer DIR adds one");
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+absl::StatusOr<ImportResult> ImportModel(const ImportOptions& options) {
+  if (!PathExists(options.from)) {
+    return absl::NotFoundError(absl::StrCat("there is no ", options.from));
+  }
+  const bool folder = IsFolder(options.from);
+  absl::StatusOr<Source> opened = folder                 ? OpenFolder(options.from)
+                                  : IsGguf(options.from) ? OpenGguf(options.from)
+                                                         : OpenBare(options.from, options.shape);
+  RETURN_IF_ERROR(opened.status());
+  Source source = *std::move(opened);
+  RETURN_IF_ERROR(AddTokenizer(options, &source));
+  if (!options.prompt_style.empty()) source.prompt_style = options.prompt_style;
+  ModelFolderContents contents;
+  contents.config = ModelConfigToJson(source.config);
+  contents.dtype = options.dtype;
+  const bool loadable =
+      std::all_of(source.tensors.begin(), source.tensors.end(),
+                  [](const TensorView& view) { return IsWeightDType(view.dtype); });
+  if (!loadable && !contents.dtype.has_value()) contents.dtype = DType::kF32;
+  const DType stored = source.tensors.empty() ? DType::kF32 : source.tensors[0].dtype;
+  contents.config["torch_dtype"] = std::string(WeightDTypeName(contents.dtype.value_or(stored)));
+  if (!source.prompt_style.empty()) contents.config[kPromptStyleField] = source.prompt_style;
+  contents.generation_config = source.generation_config.is_null()
+                                   ? DefaultGenerationConfig(source.config)
+                                   : source.generation_config;
+  contents.tensors = source.tensors;
+  contents.texts = source.tokenizer;
+  RETURN_IF_ERROR(WriteModelFolder(options.out, contents, options.overwrite));
+  return ImportResult{.config = source.config, .notes = std::move(source.notes)};
+}
+
+}  // namespace mindforge

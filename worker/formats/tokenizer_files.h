@@ -1,0 +1,28 @@
+// The files of a tokenizer beside a model: tokenizer.json, tokenizer_config.json and
+// chat_template.jinja. They are copied and looked into here, never used to encode.
+#pragma once
+
+#include <map>
+#include <string>
+
+#include "absl/status/statusor.h"
+#include "nlohmann/json.hpp"
+
+namespace mindforge {
+
+struct TokenizerFiles {
+  std::map<std::string, std::string> texts;  // by file name, those that exist
+  nlohmann::json tokenizer;                  // tokenizer.json
+  nlohmann::json config;                     // tokenizer_config.json; null when there is none
+  std::string chat_template;                 // of the configuration, else the file; may be empty
+};
+
+// `path` is a folder or a tokenizer.json in one. NOT_FOUND: no tokenizer.json. INVALID_ARGUMENT:
+// not JSON.
+absl::StatusOr<TokenizerFiles> ReadTokenizerFiles(const std::string& path);
+
+// What AutoTokenizer of transformers needs besides tokenizer.json, for a folder that lacks it.
+nlohmann::json DefaultTokenizerConfig(const nlohmann::json& tokenizer, int64_t bos_id,
+                                      int64_t eos_id, int64_t pad_id);
+
+}  // namespace mindforge
