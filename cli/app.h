@@ -29,6 +29,7 @@ void AddJobSubmitCommands(Registry& registry, CLI::App& job);
 void AddJobStreamCommands(Registry& registry, CLI::App& job);
 void AddWorkerCommands(Registry& registry);
 void AddCheckpointCommands(Registry& registry);
+void AddModelFileCommands(Registry& registry, CLI::App& checkpoint);
 void AddModelCommands(Registry& registry);
 void AddModelEvalCommand(Registry& registry, CLI::App& model);
 void AddGenerateCommand(Registry& registry);

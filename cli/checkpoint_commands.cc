@@ -234,6 +234,7 @@ void AddCheckpointCommands(Registry& registry) {
             &CheckpointService::Stub::UnpinCheckpoint);
   AddChange(registry, *group, "delete", "Delete a checkpoint",
             &CheckpointService::Stub::DeleteCheckpoint);
+  AddModelFileCommands(registry, *group);
 }
 
 }  // namespace mindforge::cli
