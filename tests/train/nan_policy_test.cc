@@ -105,6 +105,24 @@ TEST_F(NanPolicyTest, SkippedStepsChangeNothingAtAnyWorldSizeAndAcrossAPause) {
   EXPECT_EQ(paused.rank0.steps.back().skipped_steps(), 20);
 }
 
+TEST_F(NanPolicyTest, Float16SkipsAnOverflowAndHalvesItsScaleAtAnyWorldSize) {
+  start_.mutable_spec()->mutable_training()->set_dtype("float16");
+  const Trained alone = Train(start_, 1, "w1", folder_);
+  const std::vector<int64_t> bad = BadSteps(alone);
+  ASSERT_EQ(bad.size(), 2u) << "the policy is to stop, but an overflow is not its business";
+  EXPECT_EQ(alone.rank0.steps.front().loss_scale(), 65536);
+  EXPECT_EQ(alone.rank0.steps.back().loss_scale(), 16384);
+  for (const int world_size : {2, 3, 4}) {
+    const Trained shared = Train(start_, world_size, absl::StrCat("w", world_size), folder_);
+    EXPECT_TRUE(shared.SameBits(alone)) << world_size << " ranks";
+    EXPECT_EQ(BadSteps(shared), bad);
+  }
+  const auto state = nlohmann::json::parse(ReadAll(alone.folder + "/state.json"));
+  EXPECT_EQ(state.at("counters").at("loss_scale"), 16384);
+  EXPECT_EQ(state.at("counters").at("updates"), 10);
+  EXPECT_EQ(state.at("counters").at("skipped_steps"), 2);
+}
+
 TEST_F(NanPolicyTest, RollsBackToTheNewestCheckpointAtAnyWorldSize) {
   SetPolicy("rollback");
   const Trained alone = Train(start_, 1, "w1", folder_);

@@ -62,6 +62,7 @@ const Variant kVariants[] = {
        spec.mutable_model()->set_head_dim(24);
      }},
     {"Dropout", [](v1::JobSpec& spec) { spec.mutable_model()->set_dropout(0.1); }},
+    {"Float16", [](v1::JobSpec& spec) { spec.mutable_training()->set_dtype("float16"); }},
 };
 
 INSTANTIATE_TEST_SUITE_P(Trainer, VariantTest, ::testing::ValuesIn(kVariants),
