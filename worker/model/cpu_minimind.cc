@@ -3,6 +3,7 @@
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/mm.h>
 #include <ATen/ops/scalar_tensor.h>
+#include <ATen/ops/tensor.h>
 #include <ATen/ops/zeros.h>
 
 #include <cstring>
@@ -234,6 +235,11 @@ absl::StatusOr<at::Tensor> CpuMinimind<T>::Logits(const at::Tensor& input_ids,
   pass_.rows.SetEvaluation(source, keep);
   pass_.Begin(/*is_training=*/false, {}, {}, padding_mask);
   Forward();
+  for (int64_t i = 0; options_.routing != nullptr && i < pass_.sizes.layers; ++i) {
+    if (pass_.sizes.experts == 0) break;
+    options_.routing->push_back(at::tensor(pass_.buffers.layers[i].routing.chosen, at::kLong)
+                                    .view({-1, pass_.sizes.top_k}));
+  }
   at::Tensor x;
   return ListedLogits(&x)
       .to(at::kFloat, /*non_blocking=*/false, /*copy=*/true)
