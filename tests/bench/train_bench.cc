@@ -1,7 +1,9 @@
 // Tokens per second of one training step: forward, backward, clip and AdamW of a 26 M
-// model, one microbatch a step, as tests/bench/train_peer.py does it; or of MoE, 640 wide, 145 M.
+// model, one microbatch a step, as tests/bench/train_peer.py does it; or of MoE, 640 wide, 145 M;
+// or of MoE, 512 wide, 95 M, as tests/bench/train_moe_peer.py does it.
 //
-//   mindforge_bench_train float32|bfloat16|float16 [steps] [batch] [length] [cpu|cuda] [dense|moe]
+//   mindforge_bench_train float32|bfloat16|float16 [steps] [batch] [length] [cpu|cuda]
+//                         [dense|moe|moe_small]
 #include <ATen/Functions.h>
 #include <ATen/Parallel.h>
 
@@ -66,20 +68,18 @@ int main(int argc, char** argv) {
                                                       {"float16", ComputeDtype::kFloat16}};
   const auto dtype = dtypes.find(argc > 1 ? argv[1] : "float32");
   const std::string kind = argc > 6 ? argv[6] : "dense";
-  if (dtype == dtypes.end() || (kind != "dense" && kind != "moe")) {
+  if (dtype == dtypes.end() || (kind != "dense" && kind != "moe" && kind != "moe_small")) {
     std::fprintf(stderr,
                  "usage: mindforge_bench_train float32|bfloat16|float16 [steps] [batch] [length]"
-                 " [cpu|cuda] [dense|moe]\n");
+                 " [cpu|cuda] [dense|moe|moe_small]\n");
     return 2;
   }
   const auto number = [&](int i, int64_t fallback) {
     return argc > i ? std::strtoll(argv[i], nullptr, 10) : fallback;
   };
   mindforge::ModelConfig config;  // the defaults are the 26 M model
-  if (kind == "moe") {
-    config.hidden_size = 640;
-    config.use_moe = true;
-  }
+  config.use_moe = kind != "dense";
+  if (kind == "moe") config.hidden_size = 640;
   return mindforge::Bench(config, dtype->second, number(2, 3), number(3, 4), number(4, 512),
                           c10::Device(argc > 5 ? argv[5] : "cpu"));
 }
