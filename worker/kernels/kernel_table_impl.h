@@ -5,11 +5,22 @@
 #include "worker/kernels/dropout_impl.h"
 #include "worker/kernels/moe_impl.h"
 #include "worker/kernels/optimizer_impl.h"
+#include "worker/kernels/product_impl.h"
 #include "worker/kernels/qk_norm_impl.h"
 #include "worker/kernels/rows_impl.h"
 
 namespace mindforge {
 namespace MINDFORGE_ISA {
+
+// The library that LibTorch multiplies floats with has AVX-512 kernels for Intel's processors alone
+// and falls behind this product on others.
+inline void AddProduct(TrainKernels<float>* kernels) {
+  __builtin_cpu_init();
+  if (W == 4 || __builtin_cpu_is("intel")) return;
+  kernels->product = MatrixProduct;
+  kernels->product_workspace = MatrixProductWorkspace;
+}
+inline void AddProduct(TrainKernels<Bf16>*) {}
 
 template <typename T>
 TrainKernels<T> MakeTrainKernels() {
@@ -37,6 +48,7 @@ TrainKernels<T> MakeTrainKernels() {
   k.attention = Attention<T>;
   k.attention_backward = AttentionBackward<T>;
   k.dropout_scores = DropoutScores;
+  AddProduct(&k);
   return k;
 }
 

@@ -130,6 +130,19 @@ struct RowCombine {
   const float* d_logits = nullptr;  // [tokens, experts]
 };
 
+// c[m, n] (+)= a[m, k] · b[k, n]; a step to the next row or column of each in elements.
+struct ProductShape {
+  int64_t m = 0;
+  int64_t n = 0;
+  int64_t k = 0;  // at least 1
+  int64_t a_row = 0;
+  int64_t a_column = 1;
+  int64_t b_row = 0;
+  int64_t b_column = 1;
+  int64_t c_row = 0;
+  bool accumulate = false;
+};
+
 // AdamW's scalars of one step, see worker/model/adamw.h.
 struct AdamWScalars {
   float gradient_scale;
@@ -204,6 +217,13 @@ struct TrainKernels {
   // y[i] = T(x[i]) and the other way round.
   void (*from_float)(const Parallel&, int64_t size, const float* x, T* y);
   void (*to_float)(const Parallel&, int64_t size, const T* x, float* y);
+
+  // Null where LibTorch's own product is to be used: bfloat16, and processors that its library
+  // has kernels for.
+  void (*product)(const Parallel&, const ProductShape&, const float* a, const float* b, float* c,
+                  float* workspace) = nullptr;
+  // Floats of workspace for it.
+  int64_t (*product_workspace)(const ProductShape&) = nullptr;
 
   // Floats of workspace the attention calls below need.
   int64_t (*attention_workspace)(const AttentionShape<T>& shape);

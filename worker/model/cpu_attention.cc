@@ -1,7 +1,6 @@
 #include "worker/model/cpu_attention.h"
 
 #include <ATen/ops/empty.h>
-#include <ATen/ops/mm.h>
 
 #include "worker/model/plain_attention.h"
 
@@ -138,7 +137,7 @@ void AttentionForward(CpuPass<T>& pass, int64_t layer) {
   const ModelSizes& s = pass.sizes;
   const Parts parts(s);
   at::Tensor& projected = s.qk_norm ? b.projected : b.qkv;
-  at::mm_out(projected, b.x1, pass.Weights(at.qkv, s.qkv, s.hidden).t());
+  pass.Multiply(projected, b.x1, pass.Weights(at.qkv, s.qkv, s.hidden).t());
   pass.AddAdapter(at.q_adapter, b.x1, projected.narrow(1, parts.q, s.attention));
   pass.AddAdapter(at.k_adapter, b.x1, projected.narrow(1, parts.k, parts.kv_size));
   pass.AddAdapter(at.v_adapter, b.x1, projected.narrow(1, parts.v, parts.kv_size));
@@ -149,7 +148,7 @@ void AttentionForward(CpuPass<T>& pass, int64_t layer) {
   Rotate(pass, 1.0f, b.qkv);
   Attend(pass, layer);
   at::Tensor& out = pass.buffers.delta;
-  at::mm_out(out, b.attention, pass.Weights(at.o, s.hidden, s.attention).t());
+  pass.Multiply(out, b.attention, pass.Weights(at.o, s.hidden, s.attention).t());
   pass.AddAdapter(at.o_adapter, b.attention, out);
   if (pass.dropping()) pass.Drop(layer, DropoutPlace::kAttentionOutput, 0, out, out);
 }
@@ -162,7 +161,7 @@ void AttentionBackward(CpuPass<T>& pass, int64_t layer, bool needs_input) {
   const ModelSizes& s = pass.sizes;
   const Parts parts(s);
   const at::Tensor& dy = pass.OutputGradient(layer, DropoutPlace::kAttentionOutput, 0);
-  at::mm_out(buffers.dattention, dy, pass.Weights(at.o, s.hidden, s.attention));
+  pass.Multiply(buffers.dattention, dy, pass.Weights(at.o, s.hidden, s.attention));
   pass.AdapterInputGradient(at.o_adapter, dy, buffers.dattention);
   pass.WeightGradient(dy, b.attention, at.o);
   pass.AdapterGradient(at.o_adapter, b.attention, dy);
@@ -181,7 +180,7 @@ void AttentionBackward(CpuPass<T>& pass, int64_t layer, bool needs_input) {
   pass.AdapterGradient(at.k_adapter, b.x1, dk);
   pass.AdapterGradient(at.v_adapter, b.x1, dv);
   if (!needs_input) return;
-  at::mm_out(buffers.dx, buffers.dqkv, pass.Weights(at.qkv, s.qkv, s.hidden));
+  pass.Multiply(buffers.dx, buffers.dqkv, pass.Weights(at.qkv, s.qkv, s.hidden));
   pass.AdapterInputGradient(at.q_adapter, dq, buffers.dx);
   pass.AdapterInputGradient(at.k_adapter, dk, buffers.dx);
   pass.AdapterInputGradient(at.v_adapter, dv, buffers.dx);

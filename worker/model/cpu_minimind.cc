@@ -1,7 +1,6 @@
 #include "worker/model/cpu_minimind.h"
 
 #include <ATen/core/grad_mode.h>
-#include <ATen/ops/mm.h>
 #include <ATen/ops/scalar_tensor.h>
 #include <ATen/ops/tensor.h>
 #include <ATen/ops/zeros.h>
@@ -94,7 +93,7 @@ at::Tensor CpuMinimind<T>::ListedLogits(at::Tensor* x) {
     }
   }
   at::Tensor logits = b.logits.narrow(0, 0, listed);
-  at::mm_out(logits, *x, pass_.Weights(pass_.offsets.head, pass_.sizes.vocab, c).t());
+  pass_.Multiply(logits, *x, pass_.Weights(pass_.offsets.head, pass_.sizes.vocab, c).t());
   return logits;
 }
 
@@ -115,7 +114,7 @@ void CpuMinimind<T>::HeadBackward(const at::Tensor& x, const at::Tensor& logits)
   const TokenRows& rows = pass_.rows;
   const int64_t c = pass_.sizes.hidden;
   at::Tensor dx = rows.all_logits ? b.dx : b.dx_listed.narrow(0, 0, logits.size(0));
-  at::mm_out(dx, logits, pass_.Weights(pass_.offsets.head, pass_.sizes.vocab, c));
+  pass_.Multiply(dx, logits, pass_.Weights(pass_.offsets.head, pass_.sizes.vocab, c));
   pass_.WeightGradient(logits, x, pass_.offsets.head);
   if (!rows.all_logits) {
     std::memset(static_cast<void*>(Data(b.dx)), 0, rows.size * c * sizeof(T));

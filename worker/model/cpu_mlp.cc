@@ -1,7 +1,5 @@
 #include "worker/model/cpu_mlp.h"
 
-#include <ATen/ops/mm.h>
-
 namespace mindforge {
 namespace {
 
@@ -14,21 +12,21 @@ at::Tensor Up(const at::Tensor& gate_up) {
 
 template <typename T>
 void SwigluUp(CpuPass<T>& pass, const MlpOffsets& at, const at::Tensor& x, at::Tensor gate_up) {
-  at::mm_out(gate_up, x, pass.Weights(at.gate_up, gate_up.size(1), x.size(1)).t());
+  pass.Multiply(gate_up, x, pass.Weights(at.gate_up, gate_up.size(1), x.size(1)).t());
   pass.AddAdapter(at.gate_adapter, x, Gate(gate_up));
   pass.AddAdapter(at.up_adapter, x, Up(gate_up));
 }
 
 template <typename T>
 void SwigluDown(CpuPass<T>& pass, const MlpOffsets& at, const at::Tensor& inner, at::Tensor y) {
-  at::mm_out(y, inner, pass.Weights(at.down, y.size(1), inner.size(1)).t());
+  pass.Multiply(y, inner, pass.Weights(at.down, y.size(1), inner.size(1)).t());
   pass.AddAdapter(at.down_adapter, inner, y);
 }
 
 template <typename T>
 void SwigluDownBackward(CpuPass<T>& pass, const MlpOffsets& at, const at::Tensor& dy,
                         at::Tensor d_inner) {
-  at::mm_out(d_inner, dy, pass.Weights(at.down, dy.size(1), d_inner.size(1)));
+  pass.Multiply(d_inner, dy, pass.Weights(at.down, dy.size(1), d_inner.size(1)));
   pass.AdapterInputGradient(at.down_adapter, dy, d_inner);
 }
 
@@ -36,11 +34,7 @@ template <typename T>
 void SwigluUpBackward(CpuPass<T>& pass, const MlpOffsets& at, const at::Tensor& d_gate_up,
                       bool accumulate, at::Tensor dx) {
   const at::Tensor weights = pass.Weights(at.gate_up, d_gate_up.size(1), dx.size(1));
-  if (accumulate) {
-    dx.addmm_(d_gate_up, weights);
-  } else {
-    at::mm_out(dx, d_gate_up, weights);
-  }
+  pass.Multiply(dx, d_gate_up, weights, accumulate);
   pass.AdapterInputGradient(at.gate_adapter, Gate(d_gate_up), dx);
   pass.AdapterInputGradient(at.up_adapter, Up(d_gate_up), dx);
 }

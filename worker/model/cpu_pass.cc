@@ -38,6 +38,25 @@ void CpuPass<T>::Begin(bool is_training, const PassOptions& pass_options,
 }
 
 template <typename T>
+void CpuPass<T>::Multiply(at::Tensor out, const at::Tensor& a, const at::Tensor& b,
+                          bool accumulate) {
+  if constexpr (std::is_same_v<T, float>) {
+    if (kernels.product != nullptr) {
+      const ProductShape shape{a.size(0),   b.size(1),   a.size(1),     a.stride(0), a.stride(1),
+                               b.stride(0), b.stride(1), out.stride(0), accumulate};
+      kernels.product(parallel, shape, Floats(a), Floats(b), Floats(out),
+                      buffers.Workspace(kernels.product_workspace(shape)));
+      return;
+    }
+  }
+  if (accumulate) {
+    out.addmm_(a, b);
+  } else {
+    at::mm_out(out, a, b);
+  }
+}
+
+template <typename T>
 at::Tensor CpuPass<T>::Weights(int64_t offset, int64_t out, int64_t in) const {
   const at::Tensor& flat = model_.compute_parameters().defined() ? model_.compute_parameters()
                                                                  : model_.flat_parameters();
@@ -60,7 +79,7 @@ void CpuPass<T>::WeightGradient(const at::Tensor& left, const at::Tensor& right,
   }
   at::Tensor out = (std::is_same_v<T, float> ? target : buffers.product.narrow(0, 0, size))
                        .view({left.size(1), right.size(1)});
-  at::mm_out(out, left.t(), right);
+  Multiply(out, left.t(), right);
   if constexpr (!std::is_same_v<T, float>) {
     kernels.to_float(parallel, size, Data(out), Floats(target));
   }
@@ -79,8 +98,8 @@ template <typename T>
 void CpuPass<T>::AddAdapter(const AdapterOffsets& adapter, const at::Tensor& x, at::Tensor y) {
   if (!adapter.present()) return;
   at::Tensor low = buffers.low_rank.narrow(0, 0, x.size(0));
-  at::mm_out(low, x, Weights(adapter.a, sizes.rank, x.size(1)).t());
-  y.addmm_(low, Weights(adapter.b, y.size(1), sizes.rank).t());
+  Multiply(low, x, Weights(adapter.a, sizes.rank, x.size(1)).t());
+  Multiply(y, low, Weights(adapter.b, y.size(1), sizes.rank).t(), /*accumulate=*/true);
 }
 
 template <typename T>
@@ -88,8 +107,8 @@ void CpuPass<T>::AdapterInputGradient(const AdapterOffsets& adapter, const at::T
                                       at::Tensor dx) {
   if (!adapter.present()) return;
   at::Tensor low = buffers.low_rank.narrow(0, 0, dy.size(0));
-  at::mm_out(low, dy, Weights(adapter.b, dy.size(1), sizes.rank));
-  dx.addmm_(low, Weights(adapter.a, sizes.rank, dx.size(1)));
+  Multiply(low, dy, Weights(adapter.b, dy.size(1), sizes.rank));
+  Multiply(dx, low, Weights(adapter.a, sizes.rank, dx.size(1)), /*accumulate=*/true);
 }
 
 template <typename T>
@@ -97,9 +116,9 @@ void CpuPass<T>::AdapterGradient(const AdapterOffsets& adapter, const at::Tensor
                                  const at::Tensor& dy) {
   if (!adapter.present()) return;
   at::Tensor low = buffers.low_rank.narrow(0, 0, x.size(0));
-  at::mm_out(low, x, Weights(adapter.a, sizes.rank, x.size(1)).t());
+  Multiply(low, x, Weights(adapter.a, sizes.rank, x.size(1)).t());
   WeightGradient(dy, low, adapter.b);
-  at::mm_out(low, dy, Weights(adapter.b, dy.size(1), sizes.rank));
+  Multiply(low, dy, Weights(adapter.b, dy.size(1), sizes.rank));
   WeightGradient(low, x, adapter.a);
 }
 

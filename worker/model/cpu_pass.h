@@ -32,6 +32,8 @@ class CpuPass {
   void Begin(bool training, const PassOptions& pass_options, const at::Tensor& document_ids,
              const at::Tensor& key_mask);
 
+  // out (+)= a · b.
+  void Multiply(at::Tensor out, const at::Tensor& a, const at::Tensor& b, bool accumulate = false);
   // What products read, and the float32 weights.
   at::Tensor Weights(int64_t offset, int64_t out, int64_t in) const;
   const float* Master(int64_t offset) const { return Floats(model_.flat_parameters()) + offset; }
