@@ -44,6 +44,7 @@ class ManyStreams : public ::testing::Test {
     settings.set_slots(32);
     settings.set_threads(2);
     settings.set_max_context(256);
+    settings.set_prompt_style(v1::PROMPT_STYLE_COMPLETION);
     auto options = ReadInferenceOptions(settings);
     MF_CHECK_OK(options);
     auto worker = InferenceServer::Start(*options);
