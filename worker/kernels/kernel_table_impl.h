@@ -12,8 +12,8 @@
 namespace mindforge {
 namespace MINDFORGE_ISA {
 
-// The library that LibTorch multiplies floats with has AVX-512 kernels for Intel's processors alone
-// and falls behind this product on others.
+// The library that LibTorch multiplies floats with is at its best on Intel's processors and falls
+// behind this product on others. A device's signature names the maker, so a job never mixes them.
 inline void AddProduct(TrainKernels<float>* kernels) {
   __builtin_cpu_init();
   if (W == 4 || __builtin_cpu_is("intel")) return;
