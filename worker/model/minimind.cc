@@ -96,6 +96,8 @@ absl::StatusOr<std::unique_ptr<Minimind>> Minimind::Create(const ModelConfig& co
     return absl::FailedPreconditionError(
         absl::StrCat("device ", device.str(), " is not available to this build and machine"));
   }
+  // Tensors always carry an index; a bare `cuda` would equal none of theirs.
+  if (device.is_cuda() && !device.has_index()) device.set_index(0);
   // The CPU's own kernels know float32 and bfloat16; float16 is composed of LibTorch's.
   const bool own = device.is_cpu() && options.compute != ComputeDtype::kFloat16;
   if (own) return MakeCpuMinimind(config, Effective(config, options));
