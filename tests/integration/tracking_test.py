@@ -59,6 +59,9 @@ class Tracking(unittest.TestCase):
             first.kill()  # goes on with one rank, or with another world size at the least
             cluster.restart_coordinator()
             cluster.wait_job("run", "SUCCEEDED")
+            # What happened is drawn after the steps; the folder says when all of it is there.
+            wait_for(lambda: os.path.exists(cluster.path("coordinator", "tensorboard", "run",
+                                                         ".complete")), "the chart to be complete")
             view = self.check_series(cluster, "run")
             checkpoints = [step for step, _ in texts(view, "job/checkpoints")]
             self.assertEqual(checkpoints, sorted(set(checkpoints)))
