@@ -1,8 +1,13 @@
 // Exports and imports without Python; tests/parity/files opens them with the programs they are for.
+#include <sys/wait.h>
+#include <unistd.h>
+
 #include <cstring>
 #include <filesystem>
+#include <fstream>
 #include <map>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "gmock/gmock.h"
@@ -22,6 +27,7 @@ namespace fs = std::filesystem;
 
 using ::testing::Contains;
 using ::testing::ElementsAre;
+using ::testing::EndsWith;
 using ::testing::HasSubstr;
 using ::testing::UnorderedElementsAre;
 using Json = nlohmann::json;
@@ -216,6 +222,64 @@ TEST(ModelFiles, FoldersAreReplacedOnlyWhenAskedAndWhenTheyAreModels) {
     left.push_back(entry.path().filename());
   }
   EXPECT_THAT(left, UnorderedElementsAre("model", "out"));
+}
+
+TEST(ModelFiles, OfExportsToOnePlaceAtOnceOneSucceeds) {
+  Model model;
+  const std::string from = model.Write();
+  for (const ExportFormat format : {ExportFormat::kHuggingFace, ExportFormat::kPth}) {
+    const std::string out = model.dir.At(format == ExportFormat::kPth ? "pth" : "hf");
+    std::vector<absl::Status> results(4);
+    std::vector<std::thread> threads;
+    for (absl::Status& result : results) {
+      threads.emplace_back(
+          [&] { result = ExportModel(from, {.format = format, .out = out}).status(); });
+    }
+    for (std::thread& thread : threads) thread.join();
+    int done = 0;
+    for (const absl::Status& result : results) {
+      EXPECT_TRUE(result.ok() || absl::IsAlreadyExists(result)) << result;
+      done += result.ok();
+    }
+    EXPECT_EQ(done, 1);
+  }
+}
+
+TEST(ModelFiles, AFileThatAppearsWhileOneIsWrittenIsKept) {
+  const TempDir dir;
+  const std::string path = dir.At("model.gguf");
+  const absl::Status status =
+      WriteFileAtomically(path, /*overwrite=*/false, [&](const std::string& temporary) {
+        EXPECT_THAT(temporary, EndsWith("/model.gguf"));
+        std::ofstream(temporary) << "ours";
+        std::ofstream(path) << "theirs";
+        return absl::OkStatus();
+      });
+  EXPECT_TRUE(absl::IsAlreadyExists(status)) << status;
+  EXPECT_EQ(ReadBytes(path), "theirs");
+  EXPECT_EQ(std::distance(fs::directory_iterator(dir.path()), {}), 1);
+}
+
+TEST(ModelFiles, WhatADeadExportLeftIsRemovedByTheNext) {
+  Model model;
+  const pid_t child = ::fork();
+  if (child == 0) {
+    WriteFileAtomically(model.dir.At("out/model.pth"), /*overwrite=*/false,
+                        [](const std::string& temporary) {
+                          std::ofstream(temporary) << "half";
+                          ::_exit(0);
+                          return absl::OkStatus();
+                        })
+        .IgnoreError();
+  }
+  ASSERT_EQ(::waitpid(child, nullptr, 0), child);
+  EXPECT_EQ(std::distance(fs::directory_iterator(model.dir.At("out")), {}), 1);
+  ASSERT_TRUE(model.Export(ExportFormat::kPth).ok());
+  std::vector<std::string> left;
+  for (const auto& entry : fs::directory_iterator(model.dir.At("out"))) {
+    left.push_back(entry.path().filename());
+  }
+  EXPECT_THAT(left, ElementsAre(EndsWith(".pth")));
 }
 
 TEST(ModelFiles, AFullDiskLeavesTheOldExport) {

@@ -1,5 +1,6 @@
 #include "worker/formats/model_folder_writer.h"
 
+#include <fcntl.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -96,17 +97,53 @@ absl::Status WriteAll(const std::string& folder, const ModelFolderContents& cont
   return SyncDir(folder);
 }
 
-absl::Status Rename(const std::string& from, const std::string& to) {
-  if (::rename(from.c_str(), to.c_str()) == 0) return absl::OkStatus();
-  return ErrnoStatus(errno, "cannot rename to", to);
+absl::Status Taken(const std::string& path) {
+  return absl::AlreadyExistsError(
+      absl::StrCat(path, " exists; choose another folder, or --overwrite"));
 }
 
-// A folder cannot be renamed over one that is not empty: that one makes way first.
-absl::Status Publish(const std::string& temporary, const std::string& path) {
-  const absl::Status renamed = Rename(temporary, path);
-  if (renamed.ok() || !PathExists(path)) return renamed;
-  RETURN_IF_ERROR(RemoveCheckpoint(path));  // renames away, then deletes
-  return Rename(temporary, path);
+// As rename(2) with `flags` of renameat2; filesystems that know no flags rename as always.
+int RenameWith(unsigned int flags, const std::string& from, const std::string& to) {
+  const int renamed = ::renameat2(AT_FDCWD, from.c_str(), AT_FDCWD, to.c_str(), flags);
+  if (renamed == 0 || (errno != EINVAL && errno != ENOSYS)) return renamed;
+  return ::rename(from.c_str(), to.c_str());
+}
+
+// The rename, not an earlier look, decides whether another program's file stands there by now.
+absl::Status PublishFile(const std::string& temporary, const std::string& path, bool overwrite) {
+  if (RenameWith(overwrite ? 0 : RENAME_NOREPLACE, temporary, path) == 0) return absl::OkStatus();
+  if (errno == EEXIST && !overwrite) return Taken(path);
+  return ErrnoStatus(errno, "cannot rename to", path);
+}
+
+// rename(2) puts a folder over an empty one and refuses one that holds something; with `overwrite`
+// the two change places, so that `path` is whole at every moment, and the old one is removed.
+absl::Status PublishFolder(const std::string& temporary, const std::string& path, bool overwrite) {
+  if (::rename(temporary.c_str(), path.c_str()) == 0) return absl::OkStatus();
+  if (errno != ENOTEMPTY && errno != EEXIST) return ErrnoStatus(errno, "cannot rename to", path);
+  if (!overwrite) return Taken(path);
+  if (::renameat2(AT_FDCWD, temporary.c_str(), AT_FDCWD, path.c_str(), RENAME_EXCHANGE) == 0) {
+    RETURN_IF_ERROR(SyncDir(ParentOf(path)));
+    return RemoveTree(temporary);
+  }
+  RETURN_IF_ERROR(RemoveCheckpoint(path));  // no exchange here: renames it away, then deletes it
+  if (::rename(temporary.c_str(), path.c_str()) == 0) return absl::OkStatus();
+  return ErrnoStatus(errno, "cannot rename to", path);
+}
+
+// A temporary folder beside `path`. Those that programs of this host left when they died go.
+absl::StatusOr<std::string> MakeTemporary(const std::string& path) {
+  const std::string parent = ParentOf(path);
+  RETURN_IF_ERROR(MakeDirs(parent));
+  ASSIGN_OR_RETURN(const std::vector<std::string> names, ListDir(parent));
+  for (const std::string& name : names) {
+    if (name.starts_with(kWritingPrefix) && IsAbandoned(name)) {
+      RemoveTree(JoinPath(parent, name)).IgnoreError();  // it only takes up space
+    }
+  }
+  std::string temporary = JoinPath(parent, TemporaryFolderName(NameOf(path)));
+  if (::mkdir(temporary.c_str(), 0755) != 0) return ErrnoStatus(errno, "cannot make", temporary);
+  return temporary;
 }
 
 std::string WithoutSlashes(std::string path) {
@@ -120,35 +157,25 @@ absl::Status WriteModelFolder(const std::string& out, const ModelFolderContents&
                               bool overwrite) {
   const std::string path = WithoutSlashes(out);
   RETURN_IF_ERROR(CheckTarget(path, overwrite));
-  const std::string parent = ParentOf(path);
-  RETURN_IF_ERROR(MakeDirs(parent));
-  const std::string temporary = JoinPath(parent, TemporaryFolderName(NameOf(path)));
-  if (::mkdir(temporary.c_str(), 0755) != 0) return ErrnoStatus(errno, "cannot make", temporary);
+  ASSIGN_OR_RETURN(const std::string temporary, MakeTemporary(path));
   absl::Cleanup remove = [&temporary] {
     RemoveTree(temporary).IgnoreError();  // the error that led here is the one to report
   };
   RETURN_IF_ERROR(WriteAll(temporary, contents)) << path;
-  RETURN_IF_ERROR(Publish(temporary, path));
+  RETURN_IF_ERROR(PublishFolder(temporary, path, overwrite));
   std::move(remove).Cancel();
-  return SyncDir(parent);
+  return SyncDir(ParentOf(path));
 }
 
 absl::Status WriteFileAtomically(const std::string& path, bool overwrite,
                                  const std::function<absl::Status(const std::string&)>& write) {
-  if (PathExists(path) && !overwrite) {
-    return absl::AlreadyExistsError(
-        absl::StrCat(path, " exists; choose another folder, or --overwrite"));
-  }
-  const std::string parent = ParentOf(path);
-  RETURN_IF_ERROR(MakeDirs(parent));
-  // The ending tells some writers the format.
-  const std::string temporary =
-      JoinPath(parent, absl::StrCat(TemporaryFolderName(""), "-", NameOf(path)));
-  absl::Cleanup remove = [&temporary] { ::unlink(temporary.c_str()); };
+  if (PathExists(path) && !overwrite) return Taken(path);  // before the work; PublishFile decides
+  ASSIGN_OR_RETURN(const std::string folder, MakeTemporary(path));
+  const absl::Cleanup remove = [&folder] { RemoveTree(folder).IgnoreError(); };
+  const std::string temporary = JoinPath(folder, NameOf(path));  // some writers look at its ending
   RETURN_IF_ERROR(write(temporary)) << path;
-  RETURN_IF_ERROR(Rename(temporary, path));
-  std::move(remove).Cancel();
-  return SyncDir(parent);
+  RETURN_IF_ERROR(PublishFile(temporary, path, overwrite));
+  return SyncDir(ParentOf(path));
 }
 
 }  // namespace mindforge
