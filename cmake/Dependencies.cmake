@@ -49,21 +49,21 @@ target_link_libraries(libtorch INTERFACE
   -Wl,--allow-shlib-undefined "-Wl,-rpath,${MINDFORGE_LIBTORCH}/lib" Threads::Threads)
 
 if(MINDFORGE_CUDA)
-  enable_language(CUDA)
-  set(CMAKE_CUDA_STANDARD 20)
-  if(NOT DEFINED CMAKE_CUDA_ARCHITECTURES OR CMAKE_CUDA_ARCHITECTURES STREQUAL "52")
-    set(CMAKE_CUDA_ARCHITECTURES 80-real 90-real 90-virtual)
-  endif()
-  find_package(CUDAToolkit 13.0 REQUIRED)
-  if(NOT EXISTS "${MINDFORGE_LIBTORCH}/lib/libtorch_cuda.so")
-    message(FATAL_ERROR "The LibTorch in ${MINDFORGE_LIBTORCH} has no CUDA part. Run"
-                        " cmake/fetch_libtorch.sh --cuda.")
-  endif()
-  find_path(MINDFORGE_NCCL_INCLUDE nccl.h
-    HINTS "${MINDFORGE_LIBTORCH}/include" ${CUDAToolkit_INCLUDE_DIRS} REQUIRED)
+  get_filename_component(libtorch_parent "${MINDFORGE_LIBTORCH}" DIRECTORY)
+  set(MINDFORGE_NVIDIA "${libtorch_parent}/nvidia" CACHE PATH
+      "CUDA's, NCCL's and cuDNN's libraries and headers, as cmake/fetch_libtorch.sh --cuda lays them")
+  set(cuda_root "${MINDFORGE_NVIDIA}/cu13")
+  foreach(needed "${MINDFORGE_LIBTORCH}/lib/libtorch_cuda.so" "${cuda_root}/lib/libcudart.so.13"
+                 "${MINDFORGE_NVIDIA}/nccl/include/nccl.h")
+    if(NOT EXISTS "${needed}")
+      message(FATAL_ERROR "${needed} is missing. Run cmake/fetch_libtorch.sh --cuda.")
+    endif()
+  endforeach()
   target_compile_definitions(libtorch INTERFACE USE_C10D_NCCL MINDFORGE_CUDA)
-  target_compile_options(libtorch INTERFACE "SHELL:-idirafter ${MINDFORGE_NCCL_INCLUDE}")
-  target_include_directories(libtorch SYSTEM INTERFACE ${CUDAToolkit_INCLUDE_DIRS})
+  target_include_directories(libtorch SYSTEM INTERFACE
+    "${cuda_root}/include" "${cuda_root}/include/cccl" "${MINDFORGE_NVIDIA}/nccl/include")
+  target_link_directories(libtorch INTERFACE "${cuda_root}/lib")
   target_link_libraries(libtorch INTERFACE
-    "-Wl,--push-state,--no-as-needed,-ltorch_cuda,-lc10_cuda,--pop-state" CUDA::cudart)
+    "-Wl,--push-state,--no-as-needed,-ltorch_cuda,-lc10_cuda,--pop-state" -l:libcudart.so.13
+    "-Wl,-rpath,${cuda_root}/lib")
 endif()

@@ -16,11 +16,11 @@ function(mindforge_add_program name)
   target_link_libraries(${name} PRIVATE ${PROGRAM_DEPS} mindforge_warnings)
 endfunction()
 
-# mindforge_add_test(NAME SOURCES … DEPS … [LABELS …] [TIMEOUT seconds] [SERIAL])
+# mindforge_add_test(NAME SOURCES … DEPS … [LABELS …] [TIMEOUT seconds])
 # One GoogleTest binary and one ctest entry of that name. It runs with tests/data in
-# MINDFORGE_TEST_DATA, the programs' folder in MINDFORGE_BIN and a fresh TMPDIR of its own choosing.
+# MINDFORGE_TEST_DATA and the programs' folder in MINDFORGE_BIN.
 function(mindforge_add_test name)
-  cmake_parse_arguments(TEST "SERIAL" "TIMEOUT" "SOURCES;DEPS;LABELS" ${ARGN})
+  cmake_parse_arguments(TEST "" "TIMEOUT" "SOURCES;DEPS;LABELS" ${ARGN})
   add_executable(${name} ${TEST_SOURCES})
   set_target_properties(${name} PROPERTIES
     RUNTIME_OUTPUT_DIRECTORY "${CMAKE_BINARY_DIR}/tests")
@@ -31,9 +31,6 @@ function(mindforge_add_test name)
     set(TEST_TIMEOUT 120)
   endif()
   mindforge_test_properties(${name} TIMEOUT ${TEST_TIMEOUT} LABELS ${TEST_LABELS})
-  if(TEST_SERIAL)
-    set_tests_properties(${name} PROPERTIES RUN_SERIAL ON)
-  endif()
 endfunction()
 
 # mindforge_add_script_test(NAME COMMAND … [LABELS …] [TIMEOUT seconds])

@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
-# Unpacks LibTorch 2.11.0 into .deps/libtorch from PyPI's wheels, versions and SHA-256 pinned in
-# libtorch-wheels.txt. Safe to run again: a finished folder carries a stamp and is left alone.
+# Unpacks LibTorch 2.11.0 into .deps/libtorch from the wheels whose versions and SHA-256 are pinned
+# beside this file. Safe to run again: a finished folder carries a stamp and is left alone.
 #
-#   cmake/fetch_libtorch.sh            what the CPU programs need
-#   cmake/fetch_libtorch.sh --cuda     also libtorch_cuda and its headers' NCCL
+#   cmake/fetch_libtorch.sh            what the CPU programs need (550 MB)
+#   cmake/fetch_libtorch.sh --cuda     also libtorch_cuda, and in .deps/nvidia the libraries and
+#                                      headers it needs (2.5 GB); no CUDA toolkit is needed
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 root=$(dirname "$here")
@@ -15,10 +16,10 @@ for arg in "$@"; do
   esac
 done
 out=$root/.deps/libtorch
-pins="$here/libtorch-wheels.txt"
-stamp="$out/.stamp"
-want="$(sha256sum "$pins" | cut -d' ' -f1) cuda=$cuda"
-have=$(cat "$stamp" 2>/dev/null || true)
+pins=(-r "$here/libtorch-wheels.txt")
+if [[ $cuda == 1 ]]; then pins+=(-r "$here/libtorch-cuda-wheels.txt"); fi
+want="$(cat "$here"/libtorch-*wheels.txt | sha256sum | cut -d' ' -f1) cuda=$cuda"
+have=$(cat "$out/.stamp" 2>/dev/null || true)
 if [[ $have == "$want" || ($cuda == 0 && $have == "${want%0}1") ]]; then
   exit 0
 fi
@@ -29,38 +30,44 @@ fi
 mkdir -p "$root/.deps"
 work=$(mktemp -d "$root/.deps/fetch.XXXXXX")
 trap 'rm -rf "$work"' EXIT
-echo "Fetching LibTorch 2.11.0 (about 550 MB) ..." >&2
+if [[ $cuda == 1 ]]; then size='2.5 GB'; else size='550 MB'; fi
+echo "Fetching LibTorch 2.11.0 (about $size) ..." >&2
 python3 -m pip download --quiet --disable-pip-version-check --no-deps --only-binary=:all: \
   --python-version 3.11 --implementation cp --abi cp311 --abi none \
-  --platform manylinux_2_28_x86_64 --platform manylinux_2_25_x86_64 \
+  --platform manylinux_2_28_x86_64 --platform manylinux_2_27_x86_64 \
+  --platform manylinux_2_25_x86_64 --platform manylinux_2_18_x86_64 \
   --platform manylinux_2_17_x86_64 --platform manylinux2014_x86_64 \
-  --require-hashes -r "$pins" -d "$work/wheels"
+  --require-hashes "${pins[@]}" -d "$work/wheels"
 python3 - "$work" "$cuda" <<'PY'
 # unzip is not everywhere; Python is needed for pip anyway.
-import fnmatch, glob, os, sys, zipfile
+import fnmatch, glob, os, shutil, sys, zipfile
 work, cuda = sys.argv[1], sys.argv[2] == "1"
 skip = ["*/libtorch_python*"]
 if not cuda:
     skip += ["*/libtorch_cuda*", "*/libtorch_nvshmem*", "*/libc10_cuda*", "*/libcaffe2_nvrtc*"]
-want = ["torch/lib/*.so*", "torch/include/*", "nvidia/*/lib/*.so*"]
+# libtorch_cpu.so needs these two as well, and finds them beside itself.
+beside = ["nvidia/*/lib/libcudart.so*", "nvidia/*/lib/libcupti.so*"]
+kinds = [("libtorch", 1, ["torch/lib/*.so*", "torch/include/*"]), ("libtorch", 2, beside)]
 if cuda:
-    want += ["nvidia/*/include/*"]
+    kinds.append(("nvidia", 1, ["nvidia/*/lib/*.so*", "nvidia/*/include/*"]))
 for wheel in glob.glob(work + "/wheels/*.whl"):
     with zipfile.ZipFile(wheel) as z:
         for name in z.namelist():
             if name.endswith("/") or any(fnmatch.fnmatch(name, s) for s in skip):
                 continue
-            if not any(fnmatch.fnmatch(name, w) for w in want):
-                continue
-            parts = name.split("/")
-            base = parts[1:] if parts[0] == "torch" else parts[2:]
-            target = os.path.join(work, "tree", *base)
-            os.makedirs(os.path.dirname(target), exist_ok=True)
-            with z.open(name) as src, open(target, "wb") as dst:
-                while chunk := src.read(1 << 20):
-                    dst.write(chunk)
+            for folder, strip, patterns in kinds:
+                if not any(fnmatch.fnmatch(name, p) for p in patterns):
+                    continue
+                target = os.path.join(work, folder, *name.split("/")[strip:])
+                os.makedirs(os.path.dirname(target), exist_ok=True)
+                with z.open(name) as source, open(target, "wb") as copy:
+                    shutil.copyfileobj(source, copy, 1 << 20)
 PY
-echo "$want" > "$work/tree/.stamp"
-rm -rf "$out"
-mv "$work/tree" "$out"
+echo "$want" > "$work/libtorch/.stamp"
+rm -rf "$out"  # first: the stamp must not outlive what it vouches for
+if [[ $cuda == 1 ]]; then
+  rm -rf "$root/.deps/nvidia"
+  mv "$work/nvidia" "$root/.deps/nvidia"
+fi
+mv "$work/libtorch" "$out"
 echo "LibTorch is in $out" >&2

@@ -12,9 +12,13 @@ set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 cd "$root"
 out=${1:-.gpu}
+if [[ -e $out && ! -f $out/env.sh && -n $(ls -A "$out" 2>&1) ]]; then
+  echo "bundle_gpu.sh: $out holds something else than an earlier bundle; name another folder" >&2
+  exit 1
+fi
 libtorch=${MINDFORGE_LIBTORCH:-$root/.deps/libtorch}
 
-deploy/install_deps.sh cuda
+deploy/install_deps.sh build
 if [[ $libtorch == "$root/.deps/libtorch" ]]; then
   cmake/fetch_libtorch.sh --cuda
 fi
@@ -22,7 +26,7 @@ cmake --preset cuda "-DMINDFORGE_LIBTORCH=$libtorch" > /dev/null
 programs=(mindforge-coordinator mindforge-worker mindforge-trainer mindforge-inference mindforge)
 cmake --build build/cuda --target "${programs[@]}" ${MINDFORGE_BUNDLE_EXTRA:-}
 
-rm -rf "$out"
+rm -rf "$out/bin" "$out/lib" "$out/env.sh"
 mkdir -p "$out/bin" "$out/lib"
 for program in "${programs[@]}" ${MINDFORGE_BUNDLE_EXTRA:-}; do
   file=build/cuda/bin/$program
@@ -30,7 +34,7 @@ for program in "${programs[@]}" ${MINDFORGE_BUNDLE_EXTRA:-}; do
   strip "$out/bin/$program"
   # Everything but the C library, the driver and what comes with torch.
   ldd "$file" | awk '$2 == "=>" && $3 ~ /^\// {print $3}' |
-    grep -vE "^($libtorch|/usr/local/cuda)|/(libc|libm|libdl|librt|libpthread|libcuda|libgcc_s|libstdc\+\+|ld-linux[^/]*)\.so" |
+    grep -vE "^($libtorch|$(dirname "$libtorch")/nvidia)|/(libc|libm|libdl|librt|libpthread|libcuda|libgcc_s|libstdc\+\+|ld-linux[^/]*)\.so" |
     while read -r library; do cp -Lu "$library" "$out/lib/"; done
 done
 cat > "$out/env.sh" <<'ENV'

@@ -6,9 +6,7 @@
 #   deploy/install_deps.sh test       also what the tests use
 #   deploy/install_deps.sh run        only the shared libraries that built programs need
 #   deploy/install_deps.sh python     only Python and its venv, for an image that installs wheels
-#   deploy/install_deps.sh cuda       build, plus the CUDA compiler's wheels when nvcc is missing
 set -euo pipefail
-root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 what=${1:-build}
 
 build=(
@@ -20,7 +18,7 @@ build=(
 )
 tests=(clang-format prometheus procps)
 # Found by name, since their version is part of it.
-run=('libgrpc++1*' 'libprotobuf*' 'libabsl2*' 'libprometheus-cpp-core*' 'libprometheus-cpp-pull*'
+run=('libgrpc++1*' 'libprotobuf[0-9][0-9]*' 'libabsl2*' 'libprometheus-cpp-core*' 'libprometheus-cpp-pull*'
      libsqlite3-0 'libyaml-cpp0*' 'libspdlog1*' libxxhash0 libzstd1 zlib1g
      ca-certificates)
 
@@ -30,8 +28,7 @@ case $what in
   test) packages=("${build[@]}" "${tests[@]}") ;;
   run) packages=("${run[@]}") ;;
   python) packages=(python3 python3-venv ca-certificates) ;;
-  cuda) packages=("${build[@]}") ;;
-  *) echo "install_deps.sh: unknown set '$what'; one of build, test, run, python, cuda" >&2; exit 2 ;;
+  *) echo "install_deps.sh: unknown set '$what'; one of build, test, run, python" >&2; exit 2 ;;
 esac
 
 if ! command -v apt-get >/dev/null; then
@@ -79,11 +76,4 @@ if ((${#keep[@]} > 0)); then
     exit 1
   fi
   rm -f "$log"
-fi
-
-if [[ $what == cuda ]] && ! command -v nvcc >/dev/null && [[ ! -x /usr/local/cuda/bin/nvcc ]]; then
-  python3 -m venv "$root/.deps/nvcc"
-  "$root/.deps/nvcc/bin/pip" install --quiet 'nvidia-cuda-nvcc==13.0.*' 'nvidia-cuda-crt==13.0.*' \
-    'nvidia-nvvm==13.0.*' 'nvidia-cuda-cccl==13.0.*'
-  echo "nvcc is under $root/.deps/nvcc; set CUDACXX to it" >&2
 fi

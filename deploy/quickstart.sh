@@ -52,15 +52,14 @@ mkdir -p "$home"
 if [[ $stop == 1 ]]; then stop_services; exit 0; fi
 
 # 1. Packages, LibTorch, build.
+deploy/install_deps.sh build
 preset=release
 if [[ $cuda == 1 ]]; then
   preset=cuda
   command -v nvidia-smi >/dev/null || die "--cuda needs an NVIDIA driver; nvidia-smi is not here." \
     "Run without --cuda to train on the CPU."
-  deploy/install_deps.sh cuda
   cmake/fetch_libtorch.sh --cuda
 else
-  deploy/install_deps.sh build
   cmake/fetch_libtorch.sh
 fi
 say "Building build/$preset (the first time takes 10 to 20 minutes on two cores) ..."

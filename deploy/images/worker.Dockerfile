@@ -3,10 +3,10 @@
 #   docker build -f deploy/images/worker.Dockerfile -t mindforge-worker:0.1.0 .
 #
 # Run with the NVIDIA container runtime; the host needs a driver for CUDA 13.
-FROM nvidia/cuda:13.0.1-devel-ubuntu24.04 AS build
+FROM ubuntu:24.04 AS build
 WORKDIR /src
 COPY deploy/install_deps.sh deploy/
-RUN deploy/install_deps.sh cuda
+RUN deploy/install_deps.sh build
 COPY cmake cmake
 RUN cmake/fetch_libtorch.sh --cuda
 COPY . .
