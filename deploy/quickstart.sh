@@ -80,7 +80,8 @@ if [[ $keep == 0 ]]; then trap stop_services EXIT; else trap 'code=$?; [[ $code 
 start() {  # NAME ARGS...
   local name=$1
   shift
-  "$@" < /dev/null > "$home/$name.log" 2>&1 &
+  : > "$home/$name.log"  # now: what an earlier run printed must not be read below
+  "$@" < /dev/null >> "$home/$name.log" 2>&1 &
   echo "$! $(started_at $!) $name" >> "$home/services"
 }
 address() {  # NAME PATTERN: the first host:port that it printed after PATTERN
@@ -92,6 +93,9 @@ address() {  # NAME PATTERN: the first host:port that it printed after PATTERN
   done
   tail -5 "$home/$1.log" >&2
   die "$1 did not start within 30 s; its log is $home/$1.log"
+}
+ready_workers() {
+  "$bin/mindforge" -o json worker list | grep -c '"WORKER_STATE_READY"' || true
 }
 say "Starting a coordinator, two workers and an inference worker ..."
 rm -rf "$home/coordinator" "$home/checkpoints"
@@ -115,6 +119,14 @@ YAML
 start inference "$bin/mindforge-inference" --config "$home/inference.yaml" --coordinator "$server" --listen 127.0.0.1:0 \
   --metrics 127.0.0.1:0 $([[ $cuda == 1 ]] && echo --device cuda:0)
 
+# A program that cannot start says so now, not by a job that waits for ever.
+for _ in $(seq 300); do
+  [[ $(ready_workers) -ge $workers ]] && break
+  sleep 0.1
+done
+[[ $(ready_workers) -ge $workers ]] || { tail -n 5 "$home"/worker-*.log >&2; die "the workers did not register within 30 s"; }
+address inference 'listening on' > /dev/null
+
 # 4. Train with both workers.
 cat > "$home/poems.yaml" <<YAML
 name: poems
@@ -126,7 +138,7 @@ checkpoint: {every_steps: 100, keep_last: 2, dir: $home/checkpoints}
 log_every_steps: 25
 YAML
 say "Training on $workers worker(s); the job file is $home/poems.yaml"
-"$bin/mindforge" job submit -f "$home/poems.yaml" --follow
+"$bin/mindforge" job submit -f "$home/poems.yaml" --follow --timeout 2h
 
 "$bin/mindforge" -o json job get poems > "$home/job.json"
 "$bin/mindforge" job metrics poems --csv > "$home/metrics.csv"
