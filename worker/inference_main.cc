@@ -95,7 +95,7 @@ int main(int argc, char** argv) {
   mindforge::InitLogging("mindforge-inference");
   if (const absl::Status status = mindforge::Serve(flags); !status.ok()) {
     MF_LOG(ERROR) << status.message();
-    return 1;
+    return absl::IsInvalidArgument(status) ? mindforge::kUsage : 1;
   }
   return 0;
 }
