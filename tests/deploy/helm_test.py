@@ -4,6 +4,7 @@ There is no cluster here: manifests are checked against Kubernetes' own schemas 
 the programs' configuration files against proto/mindforge/v1/config.proto, and the pods for what a
 careful cluster demands. Exit 77 where the Python packages are missing (tests/requirements.txt).
 """
+import json
 import os
 import re
 import sys
@@ -112,6 +113,25 @@ def pod_problems(where, pod):
                 yield f"{where}: mounts {mount['name']}, which is no volume"
 
 
+# Said by flags of the pods, or for a program that serves one folder without a coordinator.
+NOT_FOR_THE_CHART = {"advertise", "name", "model", "lora", "rope_scaling", "prompt_style"}
+
+
+def unreachable_keys(rendered, fields):
+    """Fields of the programs' configuration that no value of the chart can set."""
+    with open(os.path.join(CHART, "values.schema.json"), encoding="utf-8") as file:
+        schema = json.load(file)["properties"]
+    for program, message in (("coordinator", "CoordinatorConfig"), ("worker", "WorkerConfig"),
+                             ("inference", "InferenceConfig")):
+        known = set(schema[program]["properties"]["config"]["properties"]) | NOT_FOR_THE_CHART
+        for documents_of in rendered.values():
+            for (kind, name), document in documents_of.items():
+                if kind == "ConfigMap" and name.endswith("-" + program):
+                    known |= set(yaml.safe_load(document["data"]["config.yaml"]))
+        yield from (f"{program}.config: values.schema.json lacks {key} of {message}"
+                    for key in sorted(fields[message] - known))
+
+
 def config_problems(where, document, fields):
     config = yaml.safe_load(document["data"]["config.yaml"])
     message = {"coordinator": "CoordinatorConfig", "worker": "WorkerConfig",
@@ -190,6 +210,7 @@ def main():
             found, rendered[title] = check_good(chart, title, values, fields)
             problems += found
         check_meaning(rendered)
+        problems += unreachable_keys(rendered, fields)
         for values, word in BAD:
             try:
                 chart.validate_schema(values)
