@@ -102,14 +102,18 @@ def length_problems(path, lines):
     limit = LONG_FILES.get(path, FILE_LINES)
     if len(lines) > limit:
         yield f"{path}: {len(lines)} lines, the limit is {limit}: divide it"
-    # A function's body: from a line that ends in `{` at column 0 to the `}` at column 0.
-    start = None
+    # A function: from the line at column 0 that its signature begins with to the `}` at column 0.
+    start, began = None, None
     for number, line in enumerate(lines, 1):
-        if start is None and re.match(r"^[A-Za-z_~][^#]*\)[^;]*\{\s*$|^\s{4,}[^#]*\)( const)?( override)? \{\s*$",
-                                      line) and not line.startswith(("namespace", "class", "struct",
-                                                                     "enum", "extern")):
-            start = number if not line.startswith(" ") else None
-        elif start is not None and line.startswith("}"):
+        if re.match(r"[A-Za-z_~]", line):
+            began = number
+        if start is None and began is not None and re.search(r"\)[^;]*\{\s*$", line):
+            if not re.match(r"namespace|class|struct|enum|extern|union", lines[began - 1]):
+                start = began
+        elif line.startswith("}"):
+            began = None
+            if start is None:
+                continue
             if number - start > FUNCTION_LINES:
                 yield (f"{path}:{start}: function of {number - start} lines, the limit is "
                        f"{FUNCTION_LINES}")
@@ -154,6 +158,8 @@ def self_test():
         "worker/train/e.cc": ("// TODO fix", "a TODO names its owner"),
         "common/f.cc": ("\n" * 401, "the limit is 400"),
         "common/g.cc": ("void F() {\n" + "  x();\n" * 80 + "}\n", "function of 81 lines"),
+        "common/h.cc": ("void F(int a,\n       int b) {\n" + "  x();\n" * 80 + "}\n",
+                        "function of 82 lines"),
     }
     for path, (text, expected) in planted.items():
         with tempfile.TemporaryDirectory() as root:
