@@ -34,9 +34,8 @@ RULES = "deploy/prometheus/rules.yml"
 CONFIG = "deploy/prometheus/prometheus.yml"
 # Exposed only once something happened, or on some devices alone; prefix mindforge_ left out.
 EVENT_ONLY = {
-    "recoveries_total", "recovery_seconds", "checkpoint_seconds", "checkpoint_last_committed_step",
-    "train_mfu_ratio", "device_memory_bytes", "worker_trainer_exits_total", "requests_total",
-    "cancel_to_slot_free_seconds", "weights_version_info", "goodput_ratio",
+    "recoveries_total", "recovery_seconds", "train_mfu_ratio", "device_memory_bytes",
+    "worker_trainer_exits_total",
 }
 VARIABLES = {
     "$__rate_interval": "30s", "$__interval": "10s", "$__range": "1h",
