@@ -20,6 +20,7 @@ here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-2}
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
+fail() { tail -20 "$work/err" >&2; exit 1; }
 median() { sort -g "$1" | awk '{v[NR] = $1} END {print (v[int((NR + 1) / 2)] + v[int(NR / 2) + 1]) / 2}'; }
 for model in $models; do
   if [[ $model == moe_small ]]; then
@@ -31,8 +32,8 @@ for model in $models; do
     : > "$work/ours"
     : > "$work/peer"
     for ((round = 0; round < rounds; ++round)); do
-      "$bench" "$dtype" 3 4 512 cpu "$model" 2>/dev/null >> "$work/ours"
-      "$python" "$peer" "$dtype" 3 2>/dev/null >> "$work/peer"
+      "$bench" "$dtype" 3 4 512 cpu "$model" 2> "$work/err" >> "$work/ours" || fail
+      "$python" "$peer" "$dtype" 3 2> "$work/err" >> "$work/peer" || fail
     done
     awk -v m="$title" -v d="$dtype" -v a="$(median "$work/ours")" -v b="$(median "$work/peer")" \
       -v t="$OMP_NUM_THREADS" 'BEGIN {
