@@ -17,17 +17,20 @@ else
 fi
 
 venv=.deps/venv
+mkdir -p .deps build
+exec 8> .deps/.venv.lock
+flock 8
 pins=$(sha256sum tests/requirements.txt | cut -d' ' -f1)
 if [[ $(cat $venv/.stamp 2>/dev/null) != "$pins" ]]; then
   python3 -m venv $venv
   $venv/bin/python -m pip install --quiet --disable-pip-version-check -r tests/requirements.txt
   echo "$pins" > $venv/.stamp
 fi
+exec 8>&-
 tests/parity/make_env.sh
 
-cmake --preset "$preset" "-DMINDFORGE_TEST_PYTHON=$root/$venv/bin/python" > build-configure.log 2>&1 || {
-  cat build-configure.log; exit 1; }
-rm -f build-configure.log
+cmake --preset "$preset" "-DMINDFORGE_TEST_PYTHON=$root/$venv/bin/python" \
+  > "build/configure-$preset.log" 2>&1 || { cat "build/configure-$preset.log"; exit 1; }
 quiet=()
 [[ -t 1 ]] || quiet=(-- --quiet)
 echo "Building build/$preset ..." >&2
