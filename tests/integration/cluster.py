@@ -9,7 +9,6 @@ import re
 import signal
 import subprocess
 import tempfile
-import threading
 import time
 
 SOURCE = os.environ.get("MINDFORGE_SOURCE") or os.path.dirname(
@@ -76,13 +75,6 @@ class Program:
             self.kill()
             raise AssertionError(f"{self.name} did not drain:\n{self.output()[-3000:]}") from None
 
-    def children(self):
-        try:
-            with open(f"/proc/{self.pid}/task/{self.pid}/children", encoding="ascii") as file:
-                return [int(pid) for pid in file.read().split()]
-        except FileNotFoundError:
-            return []
-
     def descendants(self, name):
         """Pids of child processes (of any thread) whose program is `name`."""
         found = []
@@ -111,7 +103,6 @@ class Cluster:
         self.coordinator = None
         self.server = None
         self.metrics = None
-        self.lock = threading.Lock()
 
     def __enter__(self):
         return self
