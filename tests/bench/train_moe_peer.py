@@ -5,12 +5,9 @@ training loop, one step per microbatch.
 usage: train_moe_peer.py float32|bfloat16 [steps] [batch] [length]
 Prints tokens per second of each step after the first.
 """
-import contextlib
-import sys
-import time
-
 import torch
 import torch.nn.functional as F
+import train_loop
 from torch import nn
 
 HIDDEN, LAYERS, HEADS, KV_HEADS, INNER, VOCAB = 512, 8, 8, 2, 1408, 6400
@@ -118,31 +115,10 @@ class Model(nn.Module):
         return self.lm_head(self.norm(h)), total
 
 
-def main():
-    dtype = sys.argv[1] if len(sys.argv) > 1 else "float32"
-    steps, batch, length = (
-        int(sys.argv[i]) if len(sys.argv) > i else d for i, d in ((2, 3), (3, 4), (4, 512)))
-    torch.manual_seed(1)
-    model = Model().train()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=5e-4, weight_decay=0.01, fused=True)
-    tokens = torch.randint(VOCAB, (batch, length + 1))
-    x, y = tokens[:, :-1], tokens[:, 1:]
-    cast = (torch.autocast("cpu", torch.bfloat16) if dtype == "bfloat16"
-            else contextlib.nullcontext())
-    for step in range(steps + 1):
-        begin = time.perf_counter()
-        with cast:
-            logits, balance = model(x)
-            loss = F.cross_entropy(logits.view(-1, VOCAB).float(), y.reshape(-1)) + balance
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        took = time.perf_counter() - begin
-        if step > 0:
-            print(f"{batch * length / took:.1f}", flush=True)
-    print(f"loss {loss.item():.4f}, {torch.get_num_threads()} threads", file=sys.stderr)
+def loss_of(model, x, y):
+    logits, balance = model(x)
+    return F.cross_entropy(logits.view(-1, VOCAB).float(), y.reshape(-1)) + balance
 
 
 if __name__ == "__main__":
-    main()
+    train_loop.run(Model, loss_of, VOCAB)
