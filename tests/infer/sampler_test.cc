@@ -47,6 +47,30 @@ TEST(Sampler, GreedyTakesTheLowestIdOnTies) {
   EXPECT_EQ(*sampler.Choose(logits.data(), 0, false), 1);
 }
 
+// 1 / 1e-310 is infinite and 0 times that no number.
+TEST(Sampler, ATemperatureNextToZeroIsGreedy) {
+  const std::vector<float> logits = {1, 3, 2, 3, 3};
+  for (const double temperature : {5e-324, 1e-310, 1e-200, 1e-7}) {
+    for (const int64_t top_k : {0, 2}) {
+      Sampler sampler({.temperature = temperature, .top_k = top_k, .top_p = 0.9, .min_p = 0.1}, 5,
+                      {});
+      const auto token = sampler.Choose(logits.data(), 0, false);
+      ASSERT_TRUE(token.ok()) << token.status();
+      EXPECT_EQ(*token, 1) << temperature;
+    }
+  }
+}
+
+TEST(Sampler, TheLeastTemperatureAndEveryCutLeaveAToken) {
+  const std::vector<float> logits = {-1e30f, 7, 6.999f, -8};
+  for (const double temperature : {kLeastTemperature, 1.0, 100.0}) {
+    for (const double cut : {0.0, 1.0}) {
+      Sampler sampler({.temperature = temperature, .top_k = 1, .top_p = cut, .min_p = cut}, 4, {});
+      EXPECT_EQ(*sampler.Choose(logits.data(), 0, false), 1) << temperature << " " << cut;
+    }
+  }
+}
+
 TEST(Sampler, TheDrawDependsOnSeedSequenceAndPositionOnly) {
   std::vector<float> logits(1000);
   for (size_t i = 0; i < logits.size(); ++i) logits[i] = static_cast<float>(i % 17) / 4;
@@ -71,15 +95,12 @@ TEST(Sampler, DrawsInProportion) {
   EXPECT_NEAR(counts[2], 0.2 * kDraws, 300);
 }
 
-// Known answers of Random123's philox4x32-10.
-TEST(Sampler, PhiloxGivesItsKnownAnswers) {
-  const uint64_t zero = PhiloxBits(0, 0, 0);
-  EXPECT_EQ(static_cast<uint32_t>(zero), 0x6627e8d5u);
-  EXPECT_EQ(static_cast<uint32_t>(zero >> 32), 0xe169c58du);
+// From Random123's known answers of philox4x32-10.
+TEST(Sampler, DrawsAreMadeOfPhiloxsFirst64Bits) {
+  EXPECT_EQ(PhiloxUniform(0, 0, 0), static_cast<double>(0xe169c58d6627e8d5u >> 11) * 0x1p-53);
   constexpr uint64_t kOnes = std::numeric_limits<uint64_t>::max();
-  const uint64_t ones = PhiloxBits(kOnes, kOnes, kOnes);
-  EXPECT_EQ(static_cast<uint32_t>(ones), 0x408f276du);
-  EXPECT_EQ(static_cast<uint32_t>(ones >> 32), 0x41c83b0eu);
+  EXPECT_EQ(PhiloxUniform(kOnes, kOnes, kOnes),
+            static_cast<double>(0x41c83b0e408f276du >> 11) * 0x1p-53);
 }
 
 TEST(Sampler, TopPKeepsAtLeastOneAndTheSmallestSet) {

@@ -1,6 +1,7 @@
 #include "worker/infer/sampler.h"
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <functional>
 #include <limits>
@@ -8,6 +9,7 @@
 
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
+#include "worker/kernels/philox.h"
 
 namespace mindforge {
 namespace {
@@ -50,25 +52,9 @@ bool LessProbable(const TokenProbability& a, const TokenProbability& b) {
 
 }  // namespace
 
-uint64_t PhiloxBits(uint64_t seed, uint64_t sequence, uint64_t position) {
-  uint32_t c[4] = {static_cast<uint32_t>(position), static_cast<uint32_t>(position >> 32),
-                   static_cast<uint32_t>(sequence), static_cast<uint32_t>(sequence >> 32)};
-  uint32_t key[2] = {static_cast<uint32_t>(seed), static_cast<uint32_t>(seed >> 32)};
-  for (int round = 0; round < 10; ++round) {
-    const uint64_t a = uint64_t{0xD2511F53} * c[0];
-    const uint64_t b = uint64_t{0xCD9E8D57} * c[2];
-    c[0] = static_cast<uint32_t>(b >> 32) ^ c[1] ^ key[0];
-    c[2] = static_cast<uint32_t>(a >> 32) ^ c[3] ^ key[1];
-    c[1] = static_cast<uint32_t>(b);
-    c[3] = static_cast<uint32_t>(a);
-    key[0] += 0x9E3779B9;
-    key[1] += 0xBB67AE85;
-  }
-  return uint64_t{c[1]} << 32 | c[0];
-}
-
 double PhiloxUniform(uint64_t seed, uint64_t sequence, uint64_t position) {
-  return static_cast<double>(PhiloxBits(seed, sequence, position) >> 11) * 0x1.0p-53;
+  const std::array<uint32_t, 4> bits = Philox(seed, sequence, position);
+  return static_cast<double>((uint64_t{bits[1]} << 32 | bits[0]) >> 11) * 0x1.0p-53;
 }
 
 Sampler::Sampler(const SamplingParams& params, int64_t vocab_size, std::vector<int32_t> blocked)
@@ -134,7 +120,7 @@ void Sampler::KeepTopK(const float* logits, float largest) {
     bound = heap_.front();
   }
   // Ties with the k-th are all kept, as Hugging Face does.
-  const double inverse = 1.0 / params_.temperature;
+  const double inverse = 1.0 / params_.temperature;  // finite: the largest logit has probability 1
   kept_.clear();
   for (int64_t i = 0; i < vocab_size_; ++i) {
     if (logits[i] < bound) continue;
@@ -179,7 +165,7 @@ absl::StatusOr<absl::Span<const TokenProbability>> Sampler::Distribution(const f
   const float* logits = Penalized(raw, block);
   const float largest = LargestLogit(logits, vocab_size_);
   if (absl::Status status = CheckLargest(largest); !status.ok()) return status;
-  if (params_.temperature == 0) {
+  if (params_.temperature < kLeastTemperature) {
     const auto token = std::find(logits, logits + vocab_size_, largest) - logits;
     kept_.assign(1, {static_cast<int32_t>(token), 1.0});
     return absl::MakeConstSpan(kept_);

@@ -13,9 +13,8 @@
 
 namespace mindforge {
 
-// 64 random bits of Philox 4x32-10 under key `seed`, counter (sequence, position).
-uint64_t PhiloxBits(uint64_t seed, uint64_t sequence, uint64_t position);
-// The same as a number in [0, 1) with 53 bits.
+// A number in [0, 1) with 53 random bits of Philox 4x32-10 under key `seed`, counter (sequence,
+// position).
 double PhiloxUniform(uint64_t seed, uint64_t sequence, uint64_t position);
 
 struct TokenProbability {

@@ -5,10 +5,14 @@
 
 namespace mindforge {
 
+// Below it a temperature is 0: the largest logit takes everything, and dividing by much less gives
+// infinities.
+inline constexpr double kLeastTemperature = 1e-6;
+
 // The random draw of a token is a pure function of (seed, sequence, position), so a request's
 // tokens do not depend on its neighbours in the batch.
 struct SamplingParams {
-  double temperature = 1.0;  // 0: greedy, the lowest id on ties
+  double temperature = 1.0;  // below kLeastTemperature: greedy, the lowest id on ties
   int64_t top_k = 0;         // 0: off
   double top_p = 1.0;        // 1: off; the smallest set with cumulative probability >= top_p
   double min_p = 0.0;        // 0: off; drops tokens below min_p times the largest probability
