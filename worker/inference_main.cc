@@ -1,6 +1,7 @@
 // mindforge-inference: serves generation on one device, told by a coordinator what to serve, or a
 // folder on its own.
 #include <cstdio>
+#include <optional>
 #include <string>
 
 #include "CLI/CLI.hpp"
@@ -11,12 +12,17 @@
 #include "common/shutdown.h"
 #include "common/status_macros.h"
 #include "common/version.h"
+#include "worker/serve/exit_watchdog.h"
 #include "worker/serve/inference_server.h"
 
 namespace mindforge {
 namespace {
 
 constexpr absl::Duration kDrainTime = absl::Seconds(60);
+// A device that failed has nothing to finish.
+constexpr absl::Duration kFailedDrainTime = absl::Seconds(5);
+// Beyond the drain, for steps under way and streams to end.
+constexpr absl::Duration kExitTime = absl::Seconds(30);
 constexpr int kUsage = 2;
 
 struct Flags {
@@ -30,6 +36,7 @@ absl::Status Serve(const Flags& flags) {
   config.MergeFrom(flags.given);
   ASSIGN_OR_RETURN(const InferenceOptions options, ReadInferenceOptions(config));
   Shutdown shutdown;
+  std::optional<ExitWatchdog> watchdog;  // outlasts the server's destructor
   ASSIGN_OR_RETURN(const std::unique_ptr<InferenceServer> server, InferenceServer::Start(options));
   MF_LOG(INFO) << "listening on " << server->address();
   HostPort metrics = *ParseHostPort(options.metrics);
@@ -38,9 +45,14 @@ absl::Status Serve(const Flags& flags) {
   absl::Status status = server->WaitForModel();
   if (!shutdown.requested()) {
     RETURN_IF_ERROR(status) << "serving --model " << options.model;
+    server->host().OnFailure([&shutdown] { shutdown.Request(); });
     shutdown.Wait();
   }
-  server->Drain(kDrainTime);
+  const absl::Status failure = server->host().State().failure;
+  const absl::Duration drain_time = failure.ok() ? kDrainTime : kFailedDrainTime;
+  watchdog.emplace(drain_time + kExitTime, "a step of the model");
+  server->Drain(drain_time);
+  RETURN_IF_ERROR(failure) << "the device no longer works; ending, to be started again";
   return absl::OkStatus();
 }
 

@@ -50,9 +50,11 @@ class FakeModelControl {
     held_ = false;
     changed_.SignalAll();
   }
-  void FailNext(absl::Status status) {
+  // The next `steps` calls of Forward that pass fail.
+  void FailNext(absl::Status status, int64_t steps = 1) {
     MutexLock lock(mutex_);
     failure_ = std::move(status);
+    failures_ = steps;
   }
   // Waits until `count` calls of Forward have reached the gate.
   void AwaitArrivals(int64_t count) {
@@ -91,7 +93,9 @@ class FakeModelControl {
       return !held_ || allowed_ > 0;
     });
     if (held_) --allowed_;
-    return std::exchange(failure_, absl::OkStatus());
+    if (failures_ == 0) return absl::OkStatus();
+    --failures_;
+    return failure_;
   }
 
   mutable Mutex mutex_;
@@ -100,6 +104,7 @@ class FakeModelControl {
   int64_t allowed_ ABSL_GUARDED_BY(mutex_) = 0;
   int64_t arrived_ ABSL_GUARDED_BY(mutex_) = 0;
   absl::Status failure_ ABSL_GUARDED_BY(mutex_);
+  int64_t failures_ ABSL_GUARDED_BY(mutex_) = 0;
   std::vector<std::vector<Row>> batches_ ABSL_GUARDED_BY(mutex_);
 };
 

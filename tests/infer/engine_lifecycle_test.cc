@@ -62,6 +62,28 @@ TEST_F(EngineTest, AFailedStepEndsItsRequestsAndTheEngineGoesOn) {
   EXPECT_EQ(Submit(Request({1}, 3))->AwaitFinished().reason, FinishReason::kLength);
 }
 
+TEST_F(EngineTest, TellsOnceWhenThreeStepsInARowHaveFailed) {
+  std::atomic<int> told = 0;
+  absl::Status last;
+  Engine& engine = Start({.on_failing = [&](const absl::Status& status) {
+    last = status;
+    ++told;
+  }});
+  const auto end = [&] { return Submit(Request({1}, 3))->AwaitFinished().reason; };
+  control_.FailNext(absl::InternalError("a hiccup"), 2);
+  EXPECT_EQ(end(), FinishReason::kFailed);
+  EXPECT_EQ(end(), FinishReason::kFailed);
+  EXPECT_EQ(end(), FinishReason::kLength);
+  control_.FailNext(absl::InternalError("the device is on fire"), 4);
+  for (int i = 0; i < 4; ++i) {
+    EXPECT_TRUE(told == 0 || i == 3) << "before step " << i;
+    EXPECT_EQ(end(), FinishReason::kFailed);
+  }
+  engine.Stop();
+  EXPECT_EQ(told, 1);
+  EXPECT_THAT(std::string(last.message()), HasSubstr("on fire"));
+}
+
 TEST_F(EngineTest, DrainingFinishesWhatWasAcceptedAndRefusesMore) {
   Engine& engine = Start();
   control_.Hold();

@@ -192,6 +192,18 @@ TEST_F(InferenceAgentTest, TellsThatItDrains) {
   agent_->Stop();
 }
 
+TEST_F(InferenceAgentTest, TellsThatItsDeviceHasFailed) {
+  Want(Desire("poems", "v1"));
+  Served served(Poking(agent_));
+  StartAgent(served);
+  ASSERT_TRUE(EventuallyServes("v1"));
+  served.control().FailNext(absl::InternalError("the device fell over"), 3);
+  for (int i = 0; i < 3; ++i) Listen(served.stub(), Say(std::string("moon")));
+  EXPECT_TRUE(EventuallyReports(
+      [](const InferenceWorker& worker) { return !worker.draining && !worker.ready; }));
+  agent_->Stop();
+}
+
 TEST_F(InferenceAgentTest, AnswersAParkedCallWhenItsTimeIsUp) {
   StopCoordinator();
   StartCoordinator("127.0.0.1:0", absl::Milliseconds(10));

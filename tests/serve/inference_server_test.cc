@@ -1,6 +1,7 @@
 // The whole inference worker in one process, on a loader that the test holds.
 #include "worker/serve/inference_server.h"
 
+#include <atomic>
 #include <thread>
 
 #include "gmock/gmock.h"
@@ -8,6 +9,7 @@
 #include "gtest/gtest.h"
 #include "tests/fakes/temp_dir.h"
 #include "tests/serve/served.h"
+#include "worker/serve/exit_watchdog.h"
 
 namespace mindforge {
 namespace {
@@ -118,6 +120,51 @@ TEST(InferenceServer, EndsRequestsThatOutlastTheDrain) {
   stream.join();
   drain.join();
   EXPECT_TRUE(heard.status.ok() || absl::IsUnavailable(heard.status)) << heard.status;
+}
+
+TEST(InferenceServer, IsDoneForOnceThreeStepsInARowHaveFailed) {
+  HeldLoader loader;
+  loader.Open();
+  auto server = InferenceServer::Start(Options("/models/poems"), loader.Get());
+  ASSERT_TRUE(server.ok() && (*server)->WaitForModel().ok());
+  std::atomic<int> failures = 0;
+  (*server)->host().OnFailure([&] { ++failures; });
+  auto channel = MakeChannel((*server)->address());
+  const auto stub = v1::InferenceService::NewStub(*channel);
+  const v1::GenerateRequest request = Say(std::string("moon"));
+  loader.control().FailNext(absl::InternalError("a hiccup"), 2);
+  EXPECT_TRUE(absl::IsInternal(Listen(*stub, request).status));
+  EXPECT_TRUE(absl::IsInternal(Listen(*stub, request).status));
+  EXPECT_TRUE(Listen(*stub, request).status.ok());
+  EXPECT_TRUE(Eventually([&] { return Healthy((*server)->address()); }));
+  EXPECT_EQ(failures, 0);
+
+  loader.control().FailNext(absl::InternalError("CUDA error: misaligned address"), 1000);
+  for (int i = 0; i < 3; ++i) EXPECT_TRUE(absl::IsInternal(Listen(*stub, request).status));
+  ASSERT_TRUE(Eventually([&] { return failures == 1; }));
+  EXPECT_FALSE(Healthy((*server)->address()));
+  const absl::Status refused = Listen(*stub, request).status;
+  EXPECT_TRUE(absl::IsUnavailable(refused)) << "so that the gateway tries another worker";
+  EXPECT_THAT(std::string(refused.message()), HasSubstr("misaligned address"));
+  (*server)->host().OnFailure([&] { ++failures; });
+  EXPECT_EQ(failures, 2) << "at once when it has failed already";
+}
+
+TEST(ExitWatchdogDeathTest, EndsAProcessThatHangs) {
+  GTEST_FLAG_SET(death_test_style, "threadsafe");
+  EXPECT_EXIT(
+      {
+        Mutex mutex;
+        CondVar never;
+        const ExitWatchdog watchdog(absl::Milliseconds(1), "a step of the model");
+        MutexLock lock(mutex);
+        while (true) never.Wait(mutex);
+      },
+      ::testing::ExitedWithCode(1), "a step of the model has not ended after 1ms");
+}
+
+TEST(ExitWatchdog, LetsAProcessGoOnThatEndedInTime) {
+  const ExitWatchdog watchdog(absl::Hours(1), "nothing");
 }
 
 TEST(InferenceServer, SaysWhyAFolderCannotBeServed) {

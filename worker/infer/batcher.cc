@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "common/logging.h"
 #include "worker/infer/request_check.h"
 
 namespace mindforge {
@@ -223,11 +224,25 @@ void Engine::Batcher::StepAll() {
     std::vector<uint64_t> ended;
     const StepFigures step = model->Step(ended);
     Forget(ended);
+    NoteOutcome(step);
     figures_.prompt_tokens += step.prefill_tokens;
     figures_.generated_tokens += step.generated_tokens;
     if (observer_ != nullptr) {
       observer_->OnStep(step.rows, step.prefill_tokens, clock_.MonotonicNow() - start);
     }
+  }
+}
+
+void Engine::Batcher::NoteOutcome(const StepFigures& step) {
+  if (step.status.ok()) {
+    failed_in_a_row_ = 0;
+    return;
+  }
+  ++failed_in_a_row_;
+  MF_LOG(WARNING) << "a step failed and ended its " << step.rows << " sequences ("
+                  << failed_in_a_row_ << " in a row): " << step.status.message();
+  if (failed_in_a_row_ == options_.max_failed_steps && options_.on_failing) {
+    options_.on_failing(step.status);
   }
 }
 

@@ -52,6 +52,7 @@ class Engine::Batcher {
   void EndQueued(const CancelMarks& marks);
   void Admit();
   void StepAll();
+  void NoteOutcome(const StepFigures& step);
   void RetireModels();
   void PublishStats();
   void EndEverything();
@@ -78,6 +79,7 @@ class Engine::Batcher {
   // Batcher thread only. The last one takes new requests.
   std::vector<std::unique_ptr<LiveModel>> models_;
   EngineStats figures_;
+  int64_t failed_in_a_row_ = 0;  // steps
 
   Mutex join_mutex_;
   std::thread thread_ ABSL_GUARDED_BY(join_mutex_);  // runs Run(); so that no caller waits for a

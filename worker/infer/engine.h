@@ -8,6 +8,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
@@ -121,6 +122,10 @@ struct EngineOptions {
   int64_t prefill_alone_tokens = 256;  // the same when nothing else is live
   int64_t max_retiring_versions = 2;   // older weights kept for running requests
   const Clock* clock = nullptr;        // null: the machine's; else outlives the engine
+  // So many steps in a row have failed, the last with this status: the device will not come back by
+  // itself. Called once, like a sink.
+  int64_t max_failed_steps = 3;
+  std::function<void(const absl::Status&)> on_failing;
 };
 
 struct RequestHandle {

@@ -83,7 +83,7 @@ StepFigures LiveModel::Step(std::vector<uint64_t>& ended) {
   if (logits_.size() < needed) logits_.resize(needed);
   const absl::Status status = runner_->Forward(batch_, logits_.data());
 
-  StepFigures figures{.rows = static_cast<int64_t>(members.size())};
+  StepFigures figures{.rows = static_cast<int64_t>(members.size()), .status = status};
   std::vector<std::pair<uint64_t, SequenceEnd>> ends;
   const float* logits = logits_.data();
   for (size_t i = 0; i < members.size(); ++i) {

@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "absl/status/status.h"
 #include "worker/infer/engine.h"
 #include "worker/infer/model_runner.h"
 #include "worker/infer/sequence.h"
@@ -19,6 +20,7 @@ struct StepFigures {
   int64_t rows = 0;
   int64_t prefill_tokens = 0;
   int64_t generated_tokens = 0;
+  absl::Status status;  // the runner's
 };
 
 // Batcher thread only.

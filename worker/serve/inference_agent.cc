@@ -62,7 +62,7 @@ v1::InferenceAgentServiceSynchronizeRequest InferenceAgent::Report(bool no_park)
     report.set_weights_version(state.model->weights_version);
     report.set_numerics_id(state.model->numerics_id);
   }
-  report.set_ready(state.model != nullptr && !state.draining);
+  report.set_ready(state.model != nullptr && !state.draining && state.failure.ok());
   report.set_load_error(state.load_error);
   report.set_load_error_version(state.load_error_version);
   report.set_requests_running(static_cast<int32_t>(state.stats.requests_running));

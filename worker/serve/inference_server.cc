@@ -115,7 +115,7 @@ absl::Status InferenceServer::StartAgent() {
 void InferenceServer::HostChanged() {
   const HostState state = host_->State();
   metrics_.SetVersion(state.model.get());
-  server_->SetServing(kService, state.model != nullptr && !state.draining);
+  server_->SetServing(kService, state.model != nullptr && !state.draining && state.failure.ok());
   if (agent_ != nullptr) agent_->Poke();
 }
 

@@ -87,6 +87,12 @@ absl::StatusOr<Serving> InferenceServiceImpl::Find(const std::string& name) cons
   Serving serving = host_.Current();
   const HostState state = host_.State();
   if (state.draining) return Draining();
+  if (!state.failure.ok()) {
+    return Error(
+        absl::StatusCode::kUnavailable, "DEVICE_FAILED",
+        absl::StrCat("this inference worker's device has failed and it is starting again (",
+                     std::string(state.failure.message()), "); send the request to another one"));
+  }
   if (serving.model == nullptr) {
     return Error(
         absl::StatusCode::kUnavailable, "NO_MODEL",

@@ -76,6 +76,7 @@ HostState ModelHost::State() const {
   HostState state;
   state.model = serving_.model;
   state.draining = draining_;
+  state.failure = failure_;
   state.load_error = load_error_;
   state.load_error_version = load_error_version_;
   if (serving_.engine != nullptr) {
@@ -153,11 +154,37 @@ absl::Status ModelHost::Install(LoadedModel loaded) {
     RETURN_IF_ERROR(
         next.engine->SwapModel(std::move(loaded.runner), loaded.model->weights_version));
   } else {
+    EngineOptions engine = options_.engine;
+    engine.on_failing = [this](const absl::Status& status) { Fail(status); };
     next.engine = std::make_shared<Engine>(std::move(loaded.runner), loaded.model->weights_version,
-                                           options_.engine, options_.observer);
+                                           std::move(engine), options_.observer);
   }
   SetServing(std::move(next));
   return absl::OkStatus();
+}
+
+void ModelHost::Fail(const absl::Status& status) {
+  std::function<void()> on_failure;
+  {
+    MutexLock lock(mutex_);
+    if (!failure_.ok()) return;
+    failure_ = Annotate(status, absl::StrCat(options_.engine.max_failed_steps,
+                                             " steps in a row failed, the last one with"));
+    on_failure = std::move(on_failure_);
+  }
+  if (options_.on_change) options_.on_change();
+  if (on_failure) on_failure();
+}
+
+void ModelHost::OnFailure(std::function<void()> callback) {
+  {
+    MutexLock lock(mutex_);
+    if (failure_.ok()) {
+      on_failure_ = std::move(callback);
+      return;
+    }
+  }
+  callback();
 }
 
 absl::Status ModelHost::WaitForRoom(const Engine& engine) {

@@ -35,6 +35,7 @@ struct Serving {
 struct HostState {
   std::shared_ptr<const ServedModel> model;  // null: nothing
   bool draining = false;
+  absl::Status failure;    // the device failed for good: nothing can be served
   std::string load_error;  // of the last load; empty after a success
   std::string load_error_version;
   EngineStats stats;  // over all engines
@@ -74,6 +75,9 @@ class ModelHost {
   Serving Current() const;
   HostState State() const;
 
+  // Runs `callback` once, from any thread, when State().failure is set; at once when it is.
+  void OnFailure(std::function<void()> callback);
+
   // Takes no more requests and waits for those accepted; DEADLINE_EXCEEDED when some still run.
   absl::Status Drain(absl::Duration timeout);
   // Ends all requests and threads. Idempotent.
@@ -96,6 +100,7 @@ class ModelHost {
   // Waits until the engine can take another version.
   absl::Status WaitForRoom(const Engine& engine);
   void SetServing(Serving serving);
+  void Fail(const absl::Status& status);
   void ReapRetired();
 
   const Options options_;
@@ -104,6 +109,8 @@ class ModelHost {
   mutable CondVar changed_;
   bool stopping_ ABSL_GUARDED_BY(mutex_) = false;
   bool draining_ ABSL_GUARDED_BY(mutex_) = false;
+  absl::Status failure_ ABSL_GUARDED_BY(mutex_);
+  std::function<void()> on_failure_ ABSL_GUARDED_BY(mutex_);
   std::optional<v1::DesiredModel> desired_ ABSL_GUARDED_BY(mutex_);
   int64_t desired_number_ ABSL_GUARDED_BY(mutex_) = 0;
   int64_t settled_number_ ABSL_GUARDED_BY(mutex_) = 0;
