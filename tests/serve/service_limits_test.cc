@@ -147,6 +147,20 @@ TEST(Limits, RefusesWhatTheQueueCannotHold) {
   EXPECT_TRUE(first.status.ok() && second.status.ok());
 }
 
+TEST(Limits, ARequestOfManySequencesIsRefusedWholeWhenTheyDoNotFit) {
+  Served served({.runner = {.vocab_size = kVocab, .slots = 1}, .engine = {.max_queue = 1}});
+  v1::GenerateRequest request = Say(std::string("moon"));
+  request.mutable_sampling()->set_n(16);
+  for (int i = 0; i < 30; ++i) {
+    served.control().Hold();
+    const Heard heard = Listen(served.stub(), request);
+    EXPECT_EQ(GetReason(heard.status), "QUEUE_FULL") << heard.status;
+    EXPECT_TRUE(heard.events.empty());
+    served.control().Open();
+    ASSERT_TRUE(Eventually([&] { return served.host().State().stats.requests_running == 0; }));
+  }
+}
+
 TEST(Limits, CancellingHalfOfManyStreamsFreesTheirSlots) {
   Served served({.runner = {.vocab_size = kVocab, .max_context = 4096, .slots = 16}});
   served.control().Hold();

@@ -5,6 +5,8 @@
 
 #include "absl/strings/str_cat.h"
 #include "common/error_details.h"
+#include "common/logging.h"
+#include "common/status_macros.h"
 
 namespace mindforge {
 namespace {
@@ -87,14 +89,18 @@ LiveRequest::LiveRequest(Env env, GenerationPlan plan)
 }
 
 absl::Status LiveRequest::Start(std::function<void()> ready) {
+  RETURN_IF_ERROR(SubmitAll());
+  // Not before: of a request that is refused half-way nobody may read the half.
   {
     MutexLock lock(ready_mutex_);
     ready_ = std::move(ready);
   }
-  if (FinishedBefore()) {
-    Notify();
-    return absl::OkStatus();
-  }
+  Notify();
+  return absl::OkStatus();
+}
+
+absl::Status LiveRequest::SubmitAll() {
+  if (FinishedBefore()) return absl::OkStatus();
   for (size_t i = 0; i < plan_.sequences.size(); ++i) {
     absl::StatusOr<RequestHandle> handle = env_.engine->Submit(
         plan_.sequences[i], std::make_shared<Sink>(shared_from_this(), static_cast<int32_t>(i)));
@@ -245,52 +251,67 @@ void LiveRequest::OpenLocked() {
   opened_ = true;
   v1::GenerateResponse event;
   event.mutable_started()->Swap(&opening_);
-  std::deque<v1::GenerateResponse> early;
+  std::deque<Waiting> early;
   early.swap(early_);
   PushLocked(std::move(event));
-  for (v1::GenerateResponse& later : early) {
-    buffered_bytes_ -= later.ByteSizeLong();
-    PushLocked(std::move(later));
+  for (Waiting& later : early) {
+    buffered_bytes_ -= later.bytes;
+    PushLocked(std::move(later.event));
   }
 }
 
 // A reader that is behind gets larger deltas instead of more of them.
-bool LiveRequest::MergeLocked(const v1::GenerateResponse& event) {
+bool LiveRequest::MergeLocked(const Waiting& next) {
+  const v1::GenerateResponse& event = next.event;
   if (!event.has_delta() || events_.size() < env_.limits.merge_above) return false;
-  for (auto it = events_.rbegin(); it != events_.rend(); ++it) {
-    if (!it->has_delta()) return false;
-    if (it->delta().index() != event.delta().index()) continue;
-    v1::GenerationDelta* delta = it->mutable_delta();
+  // The first stays as it is: no limit counts its bytes.
+  for (size_t i = events_.size(); i-- > 1;) {
+    Waiting& waiting = events_[i];
+    if (!waiting.event.has_delta()) return false;
+    if (waiting.event.delta().index() != event.delta().index()) continue;
+    v1::GenerationDelta* delta = waiting.event.mutable_delta();
     delta->mutable_text()->append(event.delta().text());
     delta->mutable_token_ids()->MergeFrom(event.delta().token_ids());
     delta->mutable_logprobs()->MergeFrom(event.delta().logprobs());
+    waiting.bytes += next.bytes;
     return true;
   }
   return false;
 }
 
+size_t LiveRequest::BytesBehindTheFirstLocked() const {
+  return events_.empty() ? buffered_bytes_ : buffered_bytes_ - events_.front().bytes;
+}
+
 void LiveRequest::PushLocked(v1::GenerateResponse event) {
   if (ended_) return;
-  buffered_bytes_ += event.ByteSizeLong();
-  if (buffered_bytes_ > env_.limits.max_buffered_bytes && !events_.empty()) {
-    EndLocked(Error(
-        absl::StatusCode::kResourceExhausted, "SLOW_READER",
-        absl::StrCat("the reader is too slow: ", buffered_bytes_,
-                     " bytes of output wait for it, the limit is ", env_.limits.max_buffered_bytes,
-                     "; read faster, or ask for fewer logprobs")));
-    for (RequestHandle handle : handles_) env_.engine->Cancel(handle);
-    return;
-  }
+  Waiting next{.event = std::move(event)};
+  next.bytes = next.event.ByteSizeLong();
+  const bool last = next.event.has_finished();
+  buffered_bytes_ += next.bytes;
   if (!opened_) {
-    early_.push_back(std::move(event));
-  } else if (!MergeLocked(event)) {
-    events_.push_back(std::move(event));
+    early_.push_back(std::move(next));
+  } else if (!MergeLocked(next)) {
+    events_.push_back(std::move(next));
   }
+  // An end is no reason to fail what has been generated.
+  const size_t behind = BytesBehindTheFirstLocked();
+  if (behind <= env_.limits.max_buffered_bytes || last) return;
+  EndLocked(Error(
+      absl::StatusCode::kResourceExhausted, "SLOW_READER",
+      absl::StrCat("the reader is too slow: ", behind,
+                   " bytes of output wait for it, the limit is ", env_.limits.max_buffered_bytes,
+                   "; read faster, or ask for fewer logprobs")));
+  for (RequestHandle handle : handles_) env_.engine->Cancel(handle);
 }
 
 void LiveRequest::EndLocked(absl::Status status) {
   if (std::exchange(ended_, true)) return;
   end_ = std::move(status);
+  if (absl::IsInternal(end_) || absl::IsUnavailable(end_) || absl::IsUnknown(end_)) {
+    MF_LOG(WARNING) << "request '" << plan_.request_id << "' of " << env_.model->deployment
+                    << " ended: " << end_.message();
+  }
 }
 
 void LiveRequest::Notify() {
@@ -313,11 +334,9 @@ void LiveRequest::Carry() {
 LiveRequest::Read LiveRequest::Next(v1::GenerateResponse* event, absl::Status* end) {
   MutexLock lock(mutex_);
   if (!events_.empty()) {
-    event->Swap(&events_.front());
+    event->Swap(&events_.front().event);
+    buffered_bytes_ -= events_.front().bytes;
     events_.pop_front();
-    // Joined deltas are a little smaller than their parts, hence the minimum and the new start.
-    buffered_bytes_ -= std::min(event->ByteSizeLong(), buffered_bytes_);
-    if (events_.empty()) buffered_bytes_ = 0;
     return Read::kEvent;
   }
   if (!ended_) return Read::kNothingYet;

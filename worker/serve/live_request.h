@@ -22,8 +22,9 @@
 namespace mindforge {
 
 struct GenerationLimits {
-  // Events waiting for a slow reader: beyond `merge_above` deltas of a sequence are joined, beyond
-  // `max_buffered_bytes` the request is cancelled.
+  // Events waiting for a slow reader: beyond `merge_above` deltas of a sequence are joined, and
+  // when more than `max_buffered_bytes` wait behind the first the request is cancelled. The first
+  // is left out: a reader that keeps up has one to take, however large.
   size_t merge_above = 32;
   size_t max_buffered_bytes = 1 << 20;
 };
@@ -47,7 +48,7 @@ class LiveRequest : public Parcel, public std::enable_shared_from_this<LiveReque
 
   // Queues all sequences. `ready` is then called on the courier's thread whenever there is
   // something to read, until Detach. On an error nothing was started: RESOURCE_EXHAUSTED (reason
-  // QUEUE_FULL), UNAVAILABLE (DRAINING), INVALID_ARGUMENT.
+  // QUEUE_FULL), UNAVAILABLE (DRAINING), INVALID_ARGUMENT; `ready` is then never called.
   absl::Status Start(std::function<void()> ready);
 
   enum class Read { kEvent, kNothingYet, kEnd };
@@ -63,7 +64,12 @@ class LiveRequest : public Parcel, public std::enable_shared_from_this<LiveReque
 
  private:
   class Sink;
+  struct Waiting {
+    v1::GenerateResponse event;
+    size_t bytes = 0;  // of the deltas it was joined from, where it was
+  };
 
+  absl::Status SubmitAll();
   bool Token(int32_t index, const TokenInfo& token);
   void Started(const StartedInfo& info);
   void PromptLogprobs(const std::vector<PromptTokenInfo>& tokens);
@@ -72,8 +78,10 @@ class LiveRequest : public Parcel, public std::enable_shared_from_this<LiveReque
   bool FinishedBefore();
 
   void PushLocked(v1::GenerateResponse event) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  bool MergeLocked(const v1::GenerateResponse& event) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  bool MergeLocked(const Waiting& next) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  size_t BytesBehindTheFirstLocked() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void OpenLocked() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // The first end counts; one that is neither the caller's doing nor its fault is logged.
   void EndLocked(absl::Status status) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   absl::Status EndOf(const FinishedInfo& info) const;
   v1::GenerationFinished FinishedEvent(int32_t index, const FinishedInfo& info) const;
@@ -90,10 +98,10 @@ class LiveRequest : public Parcel, public std::enable_shared_from_this<LiveReque
   std::vector<RequestHandle> handles_ ABSL_GUARDED_BY(mutex_);
   v1::GenerationStarted opening_ ABSL_GUARDED_BY(mutex_);
   bool opening_known_ ABSL_GUARDED_BY(mutex_) = false;
-  bool opened_ ABSL_GUARDED_BY(mutex_) = false;  // `started` is among the events or read
-  std::deque<v1::GenerateResponse> early_ ABSL_GUARDED_BY(mutex_);  // before it
-  std::deque<v1::GenerateResponse> events_ ABSL_GUARDED_BY(mutex_);
-  size_t buffered_bytes_ ABSL_GUARDED_BY(mutex_) = 0;
+  bool opened_ ABSL_GUARDED_BY(mutex_) = false;        // `started` is among the events or read
+  std::deque<Waiting> early_ ABSL_GUARDED_BY(mutex_);  // before it
+  std::deque<Waiting> events_ ABSL_GUARDED_BY(mutex_);
+  size_t buffered_bytes_ ABSL_GUARDED_BY(mutex_) = 0;  // in both
   size_t open_sequences_ ABSL_GUARDED_BY(mutex_) = 0;
   bool cancelled_ ABSL_GUARDED_BY(mutex_) = false;
   bool ended_ ABSL_GUARDED_BY(mutex_) = false;  // no event comes after those in the queue

@@ -3,6 +3,11 @@
 #include <utility>
 
 namespace mindforge {
+namespace {
+
+constexpr size_t kMostDeltaBytes = 64 << 10;
+
+}  // namespace
 
 v1::TokenLogprob ToProto(const Tokenizer& tokenizer, const TokenLogprob& token,
                          const std::vector<TokenLogprob>& top) {
@@ -39,8 +44,11 @@ bool SequenceOutput::Add(const TokenInfo& token, absl::Duration now) {
   AddText(token.token, token.ends);
   if (plan_.token_ids) delta_.add_token_ids(token.token);
   if (plan_.logprobs) {
-    *delta_.add_logprobs() = ToProto(tokenizer_, {token.token, token.logprob}, token.top);
+    v1::TokenLogprob& logprob = *delta_.add_logprobs();
+    logprob = ToProto(tokenizer_, {token.token, token.logprob}, token.top);
+    gathered_bytes_ += logprob.ByteSizeLong();
   }
+  gathered_bytes_ += sizeof(token.token);
   return !matcher_.matched();
 }
 
@@ -52,6 +60,7 @@ bool SequenceOutput::Replay(int32_t token, bool ends) {
 
 bool SequenceOutput::Due(absl::Duration now) const {
   if (gathered_ == 0) return false;
+  if (gathered_bytes_ + delta_.text().size() >= kMostDeltaBytes) return true;
   return gathered_ >= plan_.flush_tokens || now - gathering_since_ >= plan_.flush_interval;
 }
 
@@ -65,6 +74,7 @@ bool SequenceOutput::HasDelta() const { return gathered_ > 0 || !delta_.text().e
 
 v1::GenerationDelta SequenceOutput::TakeDelta() {
   gathered_ = 0;
+  gathered_bytes_ = 0;
   v1::GenerationDelta taken;
   taken.set_index(delta_.index());
   taken.Swap(&delta_);

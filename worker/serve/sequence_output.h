@@ -25,7 +25,8 @@ class SequenceOutput {
   // back by then comes with later tokens, as it would have.
   bool Replay(int32_t token, bool ends);
 
-  // Enough has gathered for a delta.
+  // Enough has gathered for a delta, by the plan or because it would grow beyond what is good to
+  // send in one piece.
   bool Due(absl::Duration now) const;
   // No more tokens: releases what was held back.
   void End();
@@ -44,7 +45,8 @@ class SequenceOutput {
   StopStringMatcher matcher_;
   v1::GenerationDelta delta_;
   int64_t tokens_ = 0;
-  int64_t gathered_ = 0;
+  int64_t gathered_ = 0;       // tokens
+  size_t gathered_bytes_ = 0;  // about
   absl::Duration gathering_since_;
 };
 
