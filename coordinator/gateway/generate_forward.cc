@@ -9,11 +9,15 @@
 
 #include "absl/strings/str_cat.h"
 #include "common/grpc_status.h"
+#include "common/logging.h"
 #include "common/mutex.h"
+#include "common/strings.h"
 #include "coordinator/gateway/worker_failure.h"
 
 namespace mindforge {
 namespace {
+
+constexpr size_t kMostLoggedId = 256;  // bytes
 
 class Forward;
 
@@ -85,6 +89,9 @@ class Forward : public grpc::ServerWriteReactor<v1::GenerateResponse>,
   void Retry(WorkerLease& lease, WorkerFailure failure, const grpc::Status& status);
   grpc::Status Interrupted(const std::string& worker, const std::string& why) const;
   bool Note(v1::GenerateResponse& response);
+  void NoteProgress(const WorkerLease& lease);
+  // Ends the call; where it had been interrupted, with the count of how that went.
+  void End(const grpc::Status& status);
 
   InferencePool& pool_;
   const std::chrono::system_clock::time_point deadline_;
@@ -94,7 +101,8 @@ class Forward : public grpc::ServerWriteReactor<v1::GenerateResponse>,
 
   // Touched by one side at a time: an attempt hands over by Deliver, the caller by OnWriteDone.
   std::set<WorkerId> tried_;
-  int attempts_ = 0;
+  int attempts_ = 0;         // since the last progress
+  bool continuing_ = false;  // a worker was lost after `started_`
   std::optional<v1::GenerationStarted> started_;
   std::vector<int32_t> delivered_;  // token ids of the one sequence
   int64_t delivered_deltas_ = 0;
@@ -154,7 +162,16 @@ bool Forward::Note(v1::GenerateResponse& response) {
   return true;
 }
 
+// Workers that refused or died before it may take the stream again: in a rolling restart they are
+// back by the time that this one goes.
+void Forward::NoteProgress(const WorkerLease& lease) {
+  if (attempts_ == 1) return;
+  attempts_ = 1;
+  tried_ = {lease.worker().id};
+}
+
 void Forward::Deliver(Attempt& attempt, v1::GenerateResponse& response) {
+  if (response.has_delta()) NoteProgress(attempt.lease());
   if (Note(response)) {
     outgoing_.Swap(&response);
     StartWrite(&outgoing_);
@@ -216,10 +233,10 @@ void Forward::Launch(std::optional<grpc::Status> last_failure) {
   absl::StatusOr<std::unique_ptr<WorkerLease>> lease = absl::UnavailableError("");
   if (attempts_ < kMaxWorkerAttempts) lease = pool_.Lease(wish);
   if (!lease.ok()) {
-    if (started_.has_value()) pool_.CountContinuation(false);
-    Finish(last_failure.has_value() ? *last_failure : ToGrpcStatus(lease.status()));
+    End(last_failure.has_value() ? *last_failure : ToGrpcStatus(lease.status()));
     return;
   }
+  if (last_failure.has_value() && !continuing_) pool_.CountRetry();
   ++attempts_;
   tried_.insert((*lease)->worker().id);
   auto* attempt = new Attempt(shared_from_this(), *std::move(lease), NextRequest(), deadline_);
@@ -253,19 +270,28 @@ grpc::Status Forward::Interrupted(const std::string& worker, const std::string& 
 }
 
 void Forward::Retry(WorkerLease& lease, WorkerFailure failure, const grpc::Status& status) {
-  if (failure == WorkerFailure::kUnhealthy) lease.MarkSuspect();
+  if (failure == WorkerFailure::kUnhealthy) lease.MarkSuspect(status.error_message());
   if (!started_.has_value()) {
-    pool_.CountRetry();
     Launch(ExplainFailure(lease.worker(), status));
     return;
   }
+  continuing_ = true;
+  MF_LOG(WARNING) << "request '" << Truncate(request_.request_id(), kMostLoggedId)
+                  << "': interrupted at inference worker " << lease.worker().name << " after "
+                  << delivered_deltas_ << " deltas"
+                  << (ContinuationPossible() ? "; looking for another one to continue" : "") << ": "
+                  << status.error_message();
   const grpc::Status interrupted = Interrupted(lease.worker().name, status.error_message());
   if (!ContinuationPossible()) {
-    pool_.CountContinuation(false);
-    Finish(mismatch_.ok() ? interrupted : mismatch_);
+    End(interrupted);
     return;
   }
   Launch(interrupted);
+}
+
+void Forward::End(const grpc::Status& status) {
+  if (continuing_) pool_.CountContinuation(status.ok());
+  Finish(status);
 }
 
 void Forward::AttemptDone(WorkerLease& lease, const grpc::Status& status) {
@@ -280,15 +306,18 @@ void Forward::AttemptDone(WorkerLease& lease, const grpc::Status& status) {
     return;
   }
   if (!mismatch_.ok()) {
-    pool_.CountContinuation(false);
-    Finish(mismatch_);
+    End(mismatch_);
     return;
   }
   const WorkerFailure failure = ClassifyWorkerFailure(status);
   if (status.ok() || failure == WorkerFailure::kFinal ||
       std::chrono::system_clock::now() >= deadline_) {
-    if (status.ok() && attempts_ > 1 && started_.has_value()) pool_.CountContinuation(true);
-    Finish(status);
+    if (IsWorkersFault(status)) {
+      MF_LOG(WARNING) << "request '" << Truncate(request_.request_id(), kMostLoggedId)
+                      << "': failed at inference worker " << lease.worker().name << ": "
+                      << status.error_message();
+    }
+    End(status);
     return;
   }
   Retry(lease, failure, status);

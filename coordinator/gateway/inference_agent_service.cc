@@ -3,7 +3,9 @@
 #include <chrono>
 #include <utility>
 
+#include "absl/strings/str_cat.h"
 #include "common/grpc_status.h"
+#include "common/logging.h"
 #include "common/net.h"
 #include "grpcpp/alarm.h"
 
@@ -41,8 +43,12 @@ absl::Status Stopping() {
 // call, the end of the park or the caller's going away. gRPC's side keeps `self_` until OnDone.
 class InferenceAgentService::Call : public grpc::ServerUnaryReactor {
  public:
-  Call(InferenceAgentService& service, WorkerId id, Response* response)
-      : service_(service), id_(std::move(id)), response_(response) {}
+  Call(InferenceAgentService& service, const Request& request, Response* response)
+      : service_(service),
+        id_(request.worker_id()),
+        incarnation_(request.incarnation()),
+        address_(request.address()),
+        response_(response) {}
 
   void Hold(std::shared_ptr<Call> self) { self_ = std::move(self); }
 
@@ -68,6 +74,8 @@ class InferenceAgentService::Call : public grpc::ServerUnaryReactor {
   }
 
   const WorkerId& id() const { return id_; }
+  const std::string& incarnation() const { return incarnation_; }
+  const std::string& address() const { return address_; }
   void set_version(int64_t version) { version_ = version; }
   int64_t version() const { return version_; }
 
@@ -94,6 +102,8 @@ class InferenceAgentService::Call : public grpc::ServerUnaryReactor {
 
   InferenceAgentService& service_;
   const WorkerId id_;
+  const std::string incarnation_;
+  const std::string address_;
   Response* const response_;
   int64_t version_ = 0;
   grpc::Alarm alarm_;
@@ -113,9 +123,13 @@ InferenceAgentService::~InferenceAgentService() { Shutdown(); }
 grpc::ServerUnaryReactor* InferenceAgentService::Synchronize(grpc::CallbackServerContext* context,
                                                              const Request* request,
                                                              Response* response) {
-  auto call = std::make_shared<Call>(*this, WorkerId(request->worker_id()), response);
+  auto call = std::make_shared<Call>(*this, *request, response);
   call->Hold(call);
   if (const absl::Status status = Check(*request); !status.ok()) {
+    call->Refuse(status);
+    return call.get();
+  }
+  if (const absl::Status status = CheckUnique(*call); !status.ok()) {
     call->Refuse(status);
     return call.get();
   }
@@ -127,6 +141,26 @@ grpc::ServerUnaryReactor* InferenceAgentService::Synchronize(grpc::CallbackServe
     Park(call, call->id(), state.version);
   }
   return call.get();
+}
+
+// A dead predecessor's call went with its connection, and no two processes listen on one address.
+absl::Status InferenceAgentService::CheckUnique(const Call& call) {
+  MutexLock lock(mutex_);
+  const auto it = parked_.find(call.id());
+  if (it == parked_.end() || it->second->incarnation() == call.incarnation() ||
+      it->second->address() == call.address()) {
+    return absl::OkStatus();
+  }
+  const absl::Status taken = Error(
+      absl::StatusCode::kAlreadyExists, "WORKER_ID_TAKEN",
+      absl::StrCat("inference worker id ", call.id().value(), " is that of another process, at ",
+                   it->second->address(), ", which is connected; the one at ", call.address(),
+                   " needs a data_dir (--data-dir) of its own, not a copy"));
+  // The newcomer asks again and again.
+  if (std::exchange(last_refused_, call.incarnation()) != call.incarnation()) {
+    MF_LOG(WARNING) << taken.message();
+  }
+  return taken;
 }
 
 void InferenceAgentService::Park(const std::shared_ptr<Call>& call, const WorkerId& id,

@@ -4,8 +4,10 @@
 
 #include <map>
 #include <memory>
+#include <string>
 #include <vector>
 
+#include "absl/status/status.h"
 #include "absl/time/time.h"
 #include "common/ids.h"
 #include "common/mutex.h"
@@ -34,6 +36,8 @@ class InferenceAgentService : public v1::InferenceAgentService::CallbackService 
  private:
   class Call;
 
+  // ALREADY_EXISTS: another process that is connected has the caller's worker id.
+  absl::Status CheckUnique(const Call& call);
   // Answers the parked calls whose worker has something new.
   void Wake();
   // Parks `call`, or answers it when its worker's state is no longer `version`.
@@ -45,6 +49,7 @@ class InferenceAgentService : public v1::InferenceAgentService::CallbackService 
   const absl::Duration park_;
   Mutex mutex_;
   std::map<WorkerId, std::shared_ptr<Call>> parked_ ABSL_GUARDED_BY(mutex_);
+  std::string last_refused_ ABSL_GUARDED_BY(mutex_);  // incarnation
   bool shut_down_ ABSL_GUARDED_BY(mutex_) = false;
 };
 

@@ -2,6 +2,7 @@
 
 #include <utility>
 
+#include "common/logging.h"
 #include "common/status_macros.h"
 #include "coordinator/gateway/chooser.h"
 
@@ -9,7 +10,7 @@ namespace mindforge {
 
 WorkerLease::~WorkerLease() { pool_.Release(worker_.id); }
 
-void WorkerLease::MarkSuspect() { pool_.MarkSuspect(worker_.id); }
+void WorkerLease::MarkSuspect(const std::string& why) { pool_.MarkSuspect(worker_, why); }
 
 InferencePool::InferencePool(const Clock& clock, InferenceRegistry& registry,
                              DesiredModels& desired, Options options, MetricsRegistry* metrics)
@@ -81,10 +82,17 @@ void InferencePool::Release(const WorkerId& id) {
   if (in_flight_gauge_ != nullptr) in_flight_gauge_->Decrement();
 }
 
-void InferencePool::MarkSuspect(const WorkerId& id) {
+void InferencePool::MarkSuspect(const InferenceWorker& worker, const std::string& why) {
   const absl::Duration until = clock_.MonotonicNow() + options_.suspect_for;
-  MutexLock lock(mutex_);
-  suspect_until_[id] = until;
+  bool already = false;
+  {
+    MutexLock lock(mutex_);
+    already = suspect_until_.contains(worker.id);
+    suspect_until_[worker.id] = until;
+  }
+  if (already) return;
+  MF_LOG(WARNING) << "inference worker " << worker.name << " at " << worker.address
+                  << " failed a call and is tried last for a while: " << why;
 }
 
 void InferencePool::CountRetry() {

@@ -43,8 +43,8 @@ class WorkerLease {
 
   const InferenceWorker& worker() const { return worker_; }
   const std::shared_ptr<v1::InferenceService::Stub>& stub() const { return stub_; }
-  // The worker did not answer: others come first for a while.
-  void MarkSuspect();
+  // The worker did not answer, and why: others come first for a while.
+  void MarkSuspect(const std::string& why);
 
  private:
   InferencePool& pool_;
@@ -69,15 +69,16 @@ class InferencePool {
 
   const Clock& clock() const { return clock_; }
 
-  // A call went to a second worker before anything was delivered, or after.
+  // A call goes to another worker before anything was delivered.
   void CountRetry();
+  // A stream that lost its worker has ended: well, continued by others, or not.
   void CountContinuation(bool succeeded);
 
  private:
   friend class WorkerLease;
   absl::StatusOr<std::shared_ptr<v1::InferenceService::Stub>> StubFor(const std::string& address);
   void Release(const WorkerId& id);
-  void MarkSuspect(const WorkerId& id);
+  void MarkSuspect(const InferenceWorker& worker, const std::string& why);
 
   const Clock& clock_;
   InferenceRegistry& registry_;

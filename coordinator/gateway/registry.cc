@@ -32,13 +32,6 @@ InferenceWorker InferenceRegistry::Report(
   return worker;
 }
 
-void InferenceRegistry::Touch(const WorkerId& id) {
-  const absl::Duration now = clock_.MonotonicNow();
-  MutexLock lock(mutex_);
-  const auto it = workers_.find(id);
-  if (it != workers_.end()) it->second.last_seen = now;
-}
-
 std::vector<InferenceWorker> InferenceRegistry::Live() const {
   const absl::Duration now = clock_.MonotonicNow();
   MutexLock lock(mutex_);

@@ -47,9 +47,6 @@ class InferenceRegistry {
   // Notes a report and returns the worker as it stands now. REQUIRES: worker_id is not empty.
   InferenceWorker Report(const v1::InferenceAgentServiceSynchronizeRequest& report);
 
-  // A worker that is waiting for an answer is alive: renews its lease. Unknown ids do nothing.
-  void Touch(const WorkerId& id);
-
   // Live workers in order of id.
   std::vector<InferenceWorker> Live() const;
   std::optional<InferenceWorker> Find(const WorkerId& id) const;

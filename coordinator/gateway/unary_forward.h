@@ -54,6 +54,7 @@ class UnaryForward : public grpc::ServerUnaryReactor {
       Finish(last_failure.has_value() ? *last_failure : ToGrpcStatus(lease.status()));
       return;
     }
+    if (last_failure.has_value()) pool_.CountRetry();
     lease_ = *std::move(lease);
     wish_.excluded.insert(lease_->worker().id);
     auto client = std::make_shared<grpc::ClientContext>();
@@ -85,10 +86,9 @@ class UnaryForward : public grpc::ServerUnaryReactor {
       Finish(status);
       return;
     }
-    if (failure == WorkerFailure::kUnhealthy) lease_->MarkSuspect();
+    if (failure == WorkerFailure::kUnhealthy) lease_->MarkSuspect(status.error_message());
     const grpc::Status explained = ExplainFailure(lease_->worker(), status);
     lease_.reset();
-    pool_.CountRetry();
     Launch(explained);
   }
 

@@ -10,6 +10,12 @@ namespace {
 
 constexpr std::chrono::hours kLongestCall(1);
 
+// The registry said that the worker serves the model; it has been told to serve another since.
+bool Moved(const grpc::Status& status) {
+  return status.error_code() == grpc::StatusCode::NOT_FOUND &&
+         GetReason(FromGrpcStatus(status)) == "MODEL_NOT_FOUND";
+}
+
 }  // namespace
 
 WorkerFailure ClassifyWorkerFailure(const grpc::Status& status) {
@@ -19,12 +25,26 @@ WorkerFailure ClassifyWorkerFailure(const grpc::Status& status) {
     case grpc::StatusCode::RESOURCE_EXHAUSTED:
       return GetReason(FromGrpcStatus(status)) == "QUEUE_FULL" ? WorkerFailure::kBusy
                                                                : WorkerFailure::kFinal;
+    case grpc::StatusCode::NOT_FOUND:
+      return Moved(status) ? WorkerFailure::kBusy : WorkerFailure::kFinal;
     default:
       return WorkerFailure::kFinal;
   }
 }
 
+bool IsWorkersFault(const grpc::Status& status) {
+  return status.error_code() == grpc::StatusCode::INTERNAL ||
+         status.error_code() == grpc::StatusCode::UNKNOWN ||
+         status.error_code() == grpc::StatusCode::DATA_LOSS;
+}
+
 grpc::Status ExplainFailure(const InferenceWorker& worker, const grpc::Status& status) {
+  if (Moved(status)) {
+    return ToGrpcStatus(Error(
+        absl::StatusCode::kUnavailable, "NO_WORKER",
+        absl::StrCat("inference worker ", worker.name, " has just gone over to another model (",
+                     status.error_message(), ") and no other one serves this; try again shortly")));
+  }
   if (ClassifyWorkerFailure(status) != WorkerFailure::kUnhealthy) return status;
   if (!GetReason(FromGrpcStatus(status)).empty()) return status;
   return ToGrpcStatus(

@@ -11,13 +11,17 @@ namespace mindforge {
 // Why a call to a worker failed, as far as trying elsewhere is concerned.
 enum class WorkerFailure {
   kFinal,      // the caller's affair: pass it on
-  kBusy,       // its queue is full
+  kBusy,       // its queue is full, or it serves another model by now
   kUnhealthy,  // it drains, died or cannot be reached
 };
 WorkerFailure ClassifyWorkerFailure(const grpc::Status& status);
 
+// A final failure that is not the caller's doing: worth a log line.
+bool IsWorkersFault(const grpc::Status& status);
+
 // What the caller is told when no other worker is left: as the worker said, or, where gRPC alone
-// speaks (connection refused), which worker it is and what to look at.
+// speaks (connection refused), which worker it is and what to look at; a worker that has just gone
+// over to another model is UNAVAILABLE, since the deployment is still there.
 grpc::Status ExplainFailure(const InferenceWorker& worker, const grpc::Status& status);
 
 // How many workers one request is tried at.

@@ -84,6 +84,16 @@ class GatewayTest : public ::testing::Test {
     return heard;
   }
 
+  // The value of a series as /metrics prints it.
+  double Metric(const std::string& series) {
+    const std::string text = "\n" + metrics_.Text();
+    const size_t at = text.find("\nmindforge_" + series + " ");
+    return at == std::string::npos ? -1
+                                   : std::strtod(text.c_str() + text.find(' ', at) + 1, nullptr);
+  }
+  double Continued() { return Metric("gateway_interrupted_streams_total{outcome=\"continued\"}"); }
+  double Ended() { return Metric("gateway_interrupted_streams_total{outcome=\"ended\"}"); }
+
   static std::vector<int32_t> Numbers(int count) {
     std::vector<int32_t> ids;
     for (int i = 0; i < count; ++i) ids.push_back(100 + i);
@@ -171,6 +181,8 @@ TEST_F(GatewayTest, TriesAnotherWorkerWhenOneRefusesBeforeAnythingIsDelivered) {
     EXPECT_EQ(heard.started.worker_id(), "d");
   }
   EXPECT_LE(draining.requests().size(), 1u) << "a worker that failed is tried last for a while";
+  EXPECT_GT(Metric("gateway_retries_total"), 0);
+  EXPECT_EQ(Continued() + Ended(), 0) << "no stream had begun";
 }
 
 TEST_F(GatewayTest, PassesTheRefusalOnWhenEveryWorkerRefuses) {
@@ -183,6 +195,7 @@ TEST_F(GatewayTest, PassesTheRefusalOnWhenEveryWorkerRefuses) {
   EXPECT_TRUE(absl::IsUnavailable(unreachable));
   EXPECT_EQ(GetReason(unreachable), "WORKER_UNREACHABLE") << unreachable;
   EXPECT_THAT(std::string(unreachable.message()), HasSubstr(" a at "));
+  EXPECT_EQ(Metric("gateway_retries_total"), 0) << "there was no other worker to try";
 }
 
 TEST_F(GatewayTest, PassesBadInputThroughAsItIs) {
@@ -221,6 +234,57 @@ TEST_F(GatewayTest, ContinuesAStreamElsewhereWhenItsWorkerDies) {
     EXPECT_EQ(seen.sampling().seed(), 77u);
   }
   EXPECT_TRUE(continued);
+  EXPECT_EQ(Continued(), static_cast<double>(dying.requests().size()));
+  EXPECT_EQ(Ended(), 0);
+}
+
+TEST_F(GatewayTest, ARollingRestartMayComeBackToAWorker) {
+  FakeWorker a("a"), b("b");
+  Register(a);
+  Register(b);
+  a.Set({.die_after = 2});
+  b.Set({.die_after = 4});
+  const Heard heard = Generate(Request(9));
+  ASSERT_TRUE(heard.status.ok()) << heard.status;
+  EXPECT_EQ(heard.ids, Numbers(9));
+  EXPECT_EQ(a.requests().size(), 2u);
+  EXPECT_EQ(b.requests().size(), 1u);
+  EXPECT_EQ(Continued(), 1);
+}
+
+TEST_F(GatewayTest, AContinuationWithoutProgressIsNotTriedForEver) {
+  FakeWorker a("a"), b("b");
+  Register(a);
+  Register(b);
+  a.Set({.die_after = 2});
+  b.Set({.die_after = 2});
+  const Heard heard = Generate(Request(9));
+  EXPECT_EQ(GetReason(heard.status), "STREAM_INTERRUPTED") << heard.status;
+  EXPECT_EQ(heard.ids, Numbers(2));
+  EXPECT_EQ(a.requests().size() + b.requests().size(), 2u);
+}
+
+TEST_F(GatewayTest, CountsAContinuationThatFailedAsEnded) {
+  FakeWorker a("a"), b("b");
+  Register(a);
+  Register(b);
+  a.Set({.die_after = 2});
+  b.Set({.refuse = absl::InternalError("no finite logits")});
+  EXPECT_TRUE(absl::IsInternal(Generate(Request(9)).status));
+  EXPECT_EQ(Continued(), 0);
+  EXPECT_EQ(Ended(), 1);
+}
+
+TEST_F(GatewayTest, GoesElsewhereWhenAWorkerHasJustTakenAnotherModel) {
+  FakeWorker moved("a"), good("b");
+  Register(moved);
+  moved.Set({.refuse = Error(absl::StatusCode::kNotFound, "MODEL_NOT_FOUND", "there is prose")});
+  const absl::Status alone = Generate(Request(3)).status;
+  EXPECT_TRUE(absl::IsUnavailable(alone)) << alone;
+  EXPECT_THAT(std::string(alone.message()), HasSubstr("there is prose"));
+  Register(good);
+  for (int i = 0; i < 2; ++i) EXPECT_TRUE(Generate(Request(3)).status.ok());
+  EXPECT_GE(moved.requests().size(), 2u);
 }
 
 TEST_F(GatewayTest, SaysWhatWasDeliveredWhenAStreamCannotBeContinued) {

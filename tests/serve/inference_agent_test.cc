@@ -12,6 +12,8 @@
 namespace mindforge {
 namespace {
 
+using ::testing::HasSubstr;
+
 const WorkerId kWorker("w1");
 
 class InferenceAgentTest : public ::testing::Test {
@@ -213,6 +215,37 @@ TEST_F(InferenceAgentTest, AnswersAParkedCallWhenItsTimeIsUp) {
   // Without an answer at the end of the park there would be three reports at most.
   EXPECT_TRUE(Eventually([&] { return desired_.reports(kWorker) > 6; }));
   agent_->Stop();
+}
+
+TEST_F(InferenceAgentTest, AnIdBelongsToTheProcessThatIsConnected) {
+  Want(Desire("poems", "v1"));
+  Served served(Poking(agent_));
+  StartAgent(served);
+  ASSERT_TRUE(EventuallyServes("v1"));
+  auto channel = MakeChannel(server_->address());
+  ASSERT_TRUE(channel.ok());
+  const auto stub = v1::InferenceAgentService::NewStub(*channel);
+  const auto report = [&](const std::string& address) {
+    v1::InferenceAgentServiceSynchronizeRequest request;
+    request.set_worker_id(kWorker.value());
+    request.set_incarnation("another");
+    request.set_address(address);
+    request.set_no_park(true);
+    grpc::ClientContext context;
+    SetDeadline(context, absl::Seconds(60));
+    v1::InferenceAgentServiceSynchronizeResponse response;
+    return FromGrpcStatus(stub->Synchronize(&context, request, &response));
+  };
+  absl::Status refused;
+  // The agent's own call may be between two parks.
+  ASSERT_TRUE(Eventually([&] { return !(refused = report("10.0.0.9:7071")).ok(); }));
+  EXPECT_TRUE(absl::IsAlreadyExists(refused)) << refused;
+  EXPECT_THAT(std::string(refused.message()), HasSubstr("10.0.0.9:7071"));
+  EXPECT_THAT(std::string(refused.message()), HasSubstr(served.server().address()));
+  EXPECT_TRUE(report(served.server().address()).ok()) << "its successor, since the port is free";
+  // Dead, whether or not a call of it is still parked somewhere.
+  agent_->Stop();
+  EXPECT_TRUE(Eventually([&] { return report("10.0.0.9:7071").ok(); }));
 }
 
 TEST_F(InferenceAgentTest, TheServiceRefusesAReportWithoutIdOrAddress) {
