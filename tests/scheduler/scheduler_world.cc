@@ -1,61 +1,23 @@
 #include "tests/scheduler/scheduler_world.h"
 
-#include <algorithm>
+#include <utility>
 
+#include "absl/status/statusor.h"
 #include "absl/strings/str_cat.h"
+#include "common/check.h"
 #include "coordinator/scheduler/desired.h"
 #include "coordinator/scheduler/placement.h"
 #include "coordinator/scheduler/step.h"
 
 namespace mindforge::sched {
-namespace {
-
-template <typename Rows, typename Row, typename Same>
-void Replace(Rows& rows, const Row& row, Same same) {
-  std::erase_if(rows, same);
-  rows.push_back(row);
-}
-
-}  // namespace
-
 SchedulerWorld::SchedulerWorld(Settings s) : settings(s) {
   settings.gather_window = absl::ZeroDuration();
   state = LoadState({}, settings, now);
 }
 
-void SchedulerWorld::Store(const Changes& changes) {
-  for (const JobRecord& job : changes.jobs) {
-    Replace(rows.jobs, job, [&](const JobRecord& r) { return r.id == job.id; });
-  }
-  for (const auto& [job, entry] : changes.events) {
-    rows.histories[job].events.push_back(entry.second);
-    rows.histories[job].event_count = entry.first;
-  }
-  for (const auto& [job, record] : changes.progress) {
-    rows.histories[job].last_progress = record;
-  }
-  for (const WorkerRecord& worker : changes.workers) {
-    Replace(rows.workers, worker, [&](const WorkerRecord& r) { return r.id == worker.id; });
-  }
-  for (const Checkpoint& c : changes.checkpoints) {
-    Replace(rows.checkpoints, c,
-            [&](const Checkpoint& r) { return r.job == c.job && r.step == c.step; });
-  }
-  for (const auto& [job, step] : changes.deleted_checkpoints) {
-    std::erase_if(rows.checkpoints, [&, job = job, step = step](const Checkpoint& r) {
-      return r.job == job && r.step == step;
-    });
-  }
-  for (const Deployment& d : changes.deployments) {
-    Replace(rows.deployments, d, [&](const Deployment& r) { return r.name == d.name; });
-  }
-  for (const RequestRecord& request : changes.requests) rows.requests.push_back(request);
-  for (const DeleteOrder& order : changes.delete_orders) rows.delete_orders.push_back(order);
-}
-
 Outcome SchedulerWorld::Do(const Event& event) {
   Outcome outcome = Step(state, now, event);
-  Store(outcome.changes);
+  MF_CHECK_OK(store.Apply({&outcome.changes}));
   return outcome;
 }
 
@@ -174,7 +136,11 @@ void SchedulerWorld::RunAll() {
   }
 }
 
-void SchedulerWorld::RestartCoordinator() { state = LoadState(rows, settings, now); }
+void SchedulerWorld::RestartCoordinator() {
+  absl::StatusOr<Snapshot> rows = store.Load();
+  MF_CHECK_OK(rows.status());
+  state = LoadState(*std::move(rows), settings, now);
+}
 
 std::vector<std::string> SchedulerWorld::Trace(const JobId& id) const {
   std::vector<std::string> trace;

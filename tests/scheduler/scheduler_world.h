@@ -10,6 +10,7 @@
 #include "absl/time/time.h"
 #include "coordinator/scheduler/event.h"
 #include "coordinator/scheduler/state.h"
+#include "tests/fakes/memory_store.h"
 
 namespace mindforge::sched {
 
@@ -27,7 +28,7 @@ class SchedulerWorld {
 
   explicit SchedulerWorld(Settings settings = {});
 
-  // Every step's changes are kept in `rows`, as a store would.
+  // Every step's changes are kept in `store`.
   Outcome Do(const Event& event);
   // Time passes in one piece, then the timer ticks.
   Outcome Advance(absl::Duration by);
@@ -68,11 +69,8 @@ class SchedulerWorld {
   Now now{absl::FromUnixSeconds(1'700'000'000), absl::Seconds(1000)};
   Settings settings;
   std::map<std::string, Agent> agents;
-  Snapshot rows;
+  MemoryStore store;
   int64_t next_request = 1;
-
- private:
-  void Store(const Changes& changes);
 };
 
 TrainerExit Killed();
