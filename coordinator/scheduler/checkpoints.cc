@@ -57,9 +57,11 @@ int64_t ReachedAfter(const Job& job, Generation generation) {
 }
 
 // Empty: it may be committed. An older generation's holds the bits that its successors will come to
-// as well; it spares them the way there unless they have got so far already.
+// as well; it spares them the way there unless they have got so far already. A job that has ended
+// comes to nothing more: what an agent that was away brings late may be the best that is left of
+// it.
 std::string WhyRefused(const State& state, const Job& job, const CheckpointWritten& written) {
-  if (job.final()) return absl::StrCat("the job is ", StateName(job.state));
+  if (state.delete_orders.count(written.path) > 0) return "its folder is being deleted";
   if (written.generation == job.generation) return "";
   const std::string older = absl::StrCat("it is of generation ", written.generation.value(),
                                          ", the newest is ", job.generation.value());
@@ -68,6 +70,7 @@ std::string WhyRefused(const State& state, const Job& job, const CheckpointWritt
   if (newest != nullptr && newest->step >= written.step) {
     return absl::StrCat(older, " and has the checkpoint of step ", newest->step);
   }
+  if (job.final()) return "";
   const int64_t reached = ReachedAfter(job, written.generation);
   return reached < written.step ? "" : absl::StrCat(older, " and is at step ", reached);
 }
