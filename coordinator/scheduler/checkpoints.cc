@@ -130,6 +130,8 @@ void Commit(Context& c, const JobId& id, const WorkerId& worker, const Checkpoin
       known->second.generation == written.generation) {
     // Reported again; who found the folder did not know that it is the last, its trainer does.
     if (!written.final || known->second.final) return;
+    // Corrupt by now: it is nobody's result, the last steps are done again.
+    if (known->second.state != CheckpointState::kCommitted) return;
     known->second.final = true;
     SaveCheckpoint(c, known->second);
     if (job.active()) Succeed(c, job);
