@@ -144,8 +144,11 @@ void Commit(Context& c, const JobId& id, const WorkerId& worker, const Checkpoin
     return OrderDeletion(c, id, worker, written.path);
   }
   const std::string replaced = known == of_job.end() ? "" : known->second.path;
-  of_job[written.step] = MakeCheckpoint(c, id, worker, written);
-  SaveCheckpoint(c, of_job[written.step]);
+  const bool pinned = known != of_job.end() && known->second.pinned;
+  Checkpoint& checkpoint = of_job[written.step];
+  checkpoint = MakeCheckpoint(c, id, worker, written);
+  checkpoint.pinned = pinned;  // a person pinned the step, whichever generation's it is
+  SaveCheckpoint(c, checkpoint);
   if (!replaced.empty() && replaced != written.path) OrderDeletion(c, id, worker, replaced);
   Save(c, job);
   Mark(c, job, MilestoneKind::kCheckpoint, written.step,

@@ -1,5 +1,6 @@
 #include "coordinator/scheduler/desired.h"
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "coordinator/scheduler/checkpoints.h"
 #include "coordinator/scheduler/deployments.h"
@@ -17,6 +18,14 @@ bool ShouldRun(const Job& job, int rank) {
 // Inference workers have not all told yet what they serve: no folder is deleted under them.
 bool MayDelete(const State& state, const Now& now) {
   return state.deployments.empty() || now.mono >= state.started + 2 * state.settings.worker_lease;
+}
+
+// True when weights from a folder of that name, "step-100.g2", are served. Another job's folder may
+// have the same name: then this one only stays longer.
+bool IsServed(const std::set<std::string>& served, const std::string& path) {
+  const std::string version = path.substr(path.rfind('/') + 1) + "-";
+  const auto first = served.lower_bound(version);
+  return first != served.end() && absl::StartsWith(*first, version);
 }
 
 void AddFolderWork(const State& state, const Worker& worker, bool may_delete,
@@ -37,7 +46,7 @@ void AddFolderWork(const State& state, const Worker& worker, bool may_delete,
   }
   for (const auto& [path, order] : state.delete_orders) {
     if (!may_delete || desired.delete_paths.size() >= kMaxPathsAtOnce) return;
-    if (CaretakerOf(state, order.job, order.worker) == worker.id) {
+    if (!IsServed(served, path) && CaretakerOf(state, order.job, order.worker) == worker.id) {
       desired.delete_paths.push_back(path);
     }
   }
