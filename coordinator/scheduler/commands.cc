@@ -214,12 +214,6 @@ void On(Context& c, const ScaleJob& command) {
   job->wish.max_workers = command.max;
   Save(c, *job);
   c.state.reschedule = true;
-  const int world = static_cast<int>(job->members.size());
-  if (job->state == JobState::kRunning && (world > command.max || world < command.min)) {
-    RequestStop(c, *job, StopPurpose::kResize,
-                absl::StrCat("scaled to ", command.min, " to ", command.max, " workers, has ",
-                             world, ": writes a checkpoint and stops"));
-  }
 }
 
 void On(Context& c, const DeleteJob& command) {

@@ -117,6 +117,7 @@ void BecomeRunning(Context& c, Job& job) {
   const size_t world = job.members.size();
   Move(c, job, JobState::kRunning,
        absl::StrCat("trains on ", world, world == 1 ? " device" : " devices"));
+  c.state.reschedule = true;  // it may have been scaled or lost a worker to draining meanwhile
 }
 
 // What a failure that counts means for a job that has some left: it waits before it is tried again.
@@ -269,6 +270,13 @@ void Settle(Context& c, Job& job) {
 
 void GrowAndMove(Context& c, Job& job, bool may_grow) {
   if (job.state != JobState::kRunning || job.rank0_finished) return;
+  const int world = static_cast<int>(job.members.size());
+  if (world > job.wish.max_workers || world < job.wish.min_workers) {
+    return RequestStop(
+        c, job, StopPurpose::kResize,
+        absl::StrCat("scaled to ", job.wish.min_workers, " to ", job.wish.max_workers,
+                     " workers, has ", world, ": writes a checkpoint and stops"));
+  }
   for (const MemberPlace& member : job.members) {
     const Worker& worker = c.state.workers.at(member.worker);
     if (worker.state() == WorkerState::kDraining) {
@@ -276,7 +284,6 @@ void GrowAndMove(Context& c, Job& job, bool may_grow) {
                          absl::StrCat("leaves worker ", worker.name, ", which is draining"));
     }
   }
-  const int world = static_cast<int>(job.members.size());
   if (!may_grow || world >= job.wish.max_workers) return;
   const Placement placement = Place(RequestOf(job), AllCandidates(c.state, &job));
   const int possible = static_cast<int>(placement.ranks.size());

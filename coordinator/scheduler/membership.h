@@ -33,8 +33,9 @@ bool AllStepsCommitted(const State& state, const Job& job);
 // Puts a queued job on these devices as its next generation.
 void Start(Context& c, Job& job, const Placement& placement);
 
-// A running job takes freed devices (where `may_grow`) when a step would then take fewer rounds; a
-// job with members on a draining worker leaves it.
+// A running job that was scaled to other than what it has stops for that; one with members on a
+// draining worker leaves it; one takes freed devices (where `may_grow`) when a step would then take
+// fewer rounds.
 void GrowAndMove(Context& c, Job& job, bool may_grow);
 
 }  // namespace mindforge::sched

@@ -288,6 +288,46 @@ TEST(Scheduler, ScalesDownThroughACheckpoint) {
             absl::StatusCode::kInvalidArgument);
 }
 
+TEST(Scheduler, AScaleOutsideRunningIsCarriedOutOnceItRuns) {
+  SchedulerWorld world;
+  world.AddWorker("w1");
+  world.AddWorker("w2");
+  const JobId job = world.Submit("job", 1, 2);
+  ASSERT_EQ(world.job(job).state, JobState::kStarting);
+  world.Do(ScaleJob{"job", 1, 1, {"down", "d"}});
+  EXPECT_EQ(world.job(job).state, JobState::kStarting);
+  world.RunAll();
+  EXPECT_EQ(world.job(job).state, JobState::kResizing);
+  EXPECT_EQ(world.job(job).reason,
+            "scaled to 1 to 1 workers, has 2: writes a checkpoint and stops");
+  world.EndTrainer("w1", Clean(), Phase::kStopped);
+  world.EndTrainer("w2", Clean(), Phase::kStopped);
+  ASSERT_EQ(world.job(job).state, JobState::kResizing);
+  ASSERT_EQ(world.job(job).members.size(), 1u);
+  // And once more while the new generation comes up.
+  world.Do(ScaleJob{"job", 2, 2, {"up", "d"}});
+  world.RunAll();
+  EXPECT_EQ(world.job(job).state, JobState::kResizing);
+  world.EndTrainer("w1", Clean(), Phase::kStopped);
+  EXPECT_EQ(world.job(job).members.size(), 2u) << world.job(job).reason;
+  world.RunAll();
+  EXPECT_EQ(world.job(job).state, JobState::kRunning);
+}
+
+TEST(Scheduler, ADrawnIdThatIsTakenIsRefused) {
+  SchedulerWorld world;
+  const JobId job = world.Submit("job");
+  JobWish wish;
+  wish.name = "other";
+  const auto submit = [&](const std::string& id) {
+    return world.Do(SubmitJob{JobId(id), wish, "", {"submit as " + id, "d"}}).status;
+  };
+  EXPECT_EQ(submit(job.value()).code(), absl::StatusCode::kUnavailable);
+  EXPECT_EQ(submit("job").code(), absl::StatusCode::kUnavailable) << "another job's name";
+  EXPECT_EQ(world.job(job).wish.name, "job");
+  EXPECT_TRUE(submit("free").ok());
+}
+
 TEST(Scheduler, ADrainingWorkerIsLeftAtACheckpoint) {
   SchedulerWorld world;
   world.AddWorker("w1");
