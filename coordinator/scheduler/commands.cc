@@ -106,6 +106,12 @@ void On(Context& c, const SubmitJob& command) {
         absl::StrCat(kMaxLiveJobs, " jobs are live already: wait until some have ended"));
     return;
   }
+  if (c.state.jobs.count(command.id) > 0 || c.state.names.count(command.id.value()) > 0) {
+    c.out.status = CommandError(absl::StatusCode::kUnavailable, "JOB_ID_TAKEN",
+                                absl::StrCat("the id drawn for the job, ", command.id.value(),
+                                             ", is taken already: submit it again"));
+    return;
+  }
   Job job;
   job.id = command.id;
   job.sequence = c.state.next_sequence++;
