@@ -192,7 +192,8 @@ std::vector<Candidate> AllCandidates(const State& state, const Job* job) {
         candidate.holder = absl::StrCat("worker ", worker.name, " is still stopping job ",
                                         status->second.job.value());
       }
-      if (!worker.reported) {
+      // A member may well train on; if its agent never calls, its lease runs out.
+      if (!worker.reported && candidate.own_rank < 0) {
         candidate.holder =
             absl::StrCat("worker ", worker.name, " has not reported since the coordinator started");
       }

@@ -364,6 +364,19 @@ TEST(Scheduler, LeavesRunningJobsAloneAfterItsOwnRestart) {
   EXPECT_THAT(world.job(job).reason, HasSubstr("its trainer is gone"));
 }
 
+TEST(Scheduler, KeepsAMemberWhoseAgentHasNotCalledYetAfterItsOwnRestart) {
+  SchedulerWorld world;
+  for (const char* name : {"w1", "w2", "w3"}) world.AddWorker(name);
+  const JobId job = world.Submit("job", 1, 3, 3);
+  world.RunAll();
+  ASSERT_EQ(world.job(job).members.size(), 3u);
+  world.RestartCoordinator();
+  world.Call("w1");
+  world.EndTrainer("w2", Killed());
+  EXPECT_EQ(world.job(job).generation, Generation(2));
+  EXPECT_EQ(world.job(job).members.size(), 3u) << world.job(job).reason;
+}
+
 TEST(Scheduler, AStallOfItsOwnExpiresNobody) {
   SchedulerWorld world;
   world.AddWorker("w1");
