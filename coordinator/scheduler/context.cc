@@ -33,8 +33,6 @@ std::string Shortened(std::string text) {
   return text + "...";
 }
 
-void SetReason(Job& job, std::string reason) { job.reason = Shortened(std::move(reason)); }
-
 }  // namespace
 
 void CollectRows(Context& c) {
@@ -70,8 +68,9 @@ void Save(Context& c, Job& job) {
 }
 
 void Explain(Context& c, Job& job, std::string reason) {
+  reason = Shortened(std::move(reason));
   if (job.reason == reason) return;
-  SetReason(job, std::move(reason));
+  job.reason = std::move(reason);
   AddEvent(c, job);
   Save(c, job);
 }
@@ -79,7 +78,7 @@ void Explain(Context& c, Job& job, std::string reason) {
 void Move(Context& c, Job& job, JobState to, std::string reason) {
   if (job.state == JobState::kQueued) c.state.queue.erase(KeyOf(job));
   Transition(&job.state, to);
-  SetReason(job, std::move(reason));
+  job.reason = Shortened(std::move(reason));
   if (to == JobState::kQueued) {
     c.state.queue[KeyOf(job)] = job.id;
     job.queued_since = c.now.mono;
