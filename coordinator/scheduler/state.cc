@@ -30,6 +30,7 @@ Job MakeJob(JobRecord record, Snapshot::JobHistory history, const Now& now) {
   job.first_loss = history.first_loss;
   job.productive_seconds = history.productive_seconds;
   job.tokens = history.tokens;
+  job.missing_steps = std::move(history.missing_steps);
   job.queued_since = job.membership_since = job.progress_since = now.mono;
   if (job.retry_at > now.wall) {
     // A wall clock that was set back must not hold the job for longer than a retry ever waits.

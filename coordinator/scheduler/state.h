@@ -50,6 +50,7 @@ struct Snapshot {
     double first_loss = 0;
     double productive_seconds = 0;
     int64_t tokens = 0;
+    std::set<int64_t> missing_steps;  // of a live job; below the last one and not on record
   };
   std::vector<JobRecord> jobs;
   std::map<JobId, JobHistory> histories;

@@ -1,5 +1,6 @@
 #include "coordinator/store/load_rows.h"
 
+#include <set>
 #include <utility>
 
 #include "common/status_macros.h"
@@ -110,6 +111,24 @@ absl::Status LoadTotals(Database& database, Snapshot& snapshot) {
   return rows.status();
 }
 
+// Of live jobs whose steps have gaps: rare, so that a start reads no other job's records.
+absl::Status LoadMissingSteps(Database& database, Snapshot& snapshot) {
+  Statement& rows = database.Prepared(
+      "SELECT job, before, step FROM (SELECT job, step,"
+      " lag(step, 1, 0) OVER (PARTITION BY job ORDER BY step) AS before FROM progress WHERE job IN"
+      " (SELECT job FROM job_totals WHERE steps < last_step"
+      " AND job IN (SELECT id FROM jobs WHERE state < 8))) WHERE step > before + 1");
+  rows.Bind();
+  while (rows.Next()) {
+    std::set<int64_t>& missing = snapshot.histories[JobId(rows.Text(0))].missing_steps;
+    for (int64_t step = rows.Int(1) + 1; step < rows.Int(2); ++step) {
+      if (missing.size() >= sched::kMaxMissingSteps) break;
+      missing.insert(missing.end(), step);
+    }
+  }
+  return rows.status();
+}
+
 absl::Status LoadWorkers(Database& database, Snapshot& snapshot) {
   Statement& rows = database.Prepared(
       "SELECT id, name, version, advertise_host, incarnation, devices, drained, progress_ack,"
@@ -201,6 +220,7 @@ absl::StatusOr<Snapshot> LoadRows(Database& database) {
   RETURN_IF_ERROR(LoadJobs(database, snapshot));
   RETURN_IF_ERROR(LoadEvents(database, snapshot));
   RETURN_IF_ERROR(LoadTotals(database, snapshot));
+  RETURN_IF_ERROR(LoadMissingSteps(database, snapshot));
   RETURN_IF_ERROR(LoadWorkers(database, snapshot));
   RETURN_IF_ERROR(LoadCheckpoints(database, snapshot));
   RETURN_IF_ERROR(LoadRest(database, snapshot));

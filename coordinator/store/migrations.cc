@@ -101,6 +101,11 @@ INSERT INTO job_totals (job, log_count) SELECT job, max(number) FROM logs WHERE 
   ON CONFLICT (job) DO UPDATE SET log_count = excluded.log_count;
 DROP INDEX validated_steps;
 )sql",
+    // Fewer steps than the last one's number: records are missing between them.
+    R"sql(
+ALTER TABLE job_totals ADD COLUMN steps INTEGER NOT NULL DEFAULT 0;
+UPDATE job_totals SET steps = (SELECT count(*) FROM progress p WHERE p.job = job_totals.job);
+)sql",
 };
 
 }  // namespace

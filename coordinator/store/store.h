@@ -23,8 +23,8 @@ class Store {
  public:
   virtual ~Store() = default;
 
-  // Everything but progress records, milestones, log lines and the events of ended jobs. DATA_LOSS:
-  // what is there cannot be read.
+  // Everything but progress records, milestones, log lines and of ended jobs the events and which
+  // steps are missing. DATA_LOSS: what is there cannot be read.
   virtual absl::StatusOr<sched::Snapshot> Load() = 0;
 
   // Makes all changes durable, in order, in one transaction. OK: they survive power loss. On error

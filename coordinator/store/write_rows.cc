@@ -59,12 +59,13 @@ absl::Status AddToTotals(Database& database, const JobId& job, const sched::Prog
   return database
       .Prepared(
           "INSERT INTO job_totals (job, last_step, first_loss, validation_loss,"
-          " productive_seconds, tokens) VALUES (?,?,?,?,?,?) ON CONFLICT (job) DO UPDATE SET"
+          " productive_seconds, tokens, steps) VALUES (?,?,?,?,?,?,1)"
+          " ON CONFLICT (job) DO UPDATE SET"
           " last_step = max(last_step, excluded.last_step),"
           " first_loss = CASE first_loss WHEN 0 THEN excluded.first_loss ELSE first_loss END,"
           " validation_loss = coalesce(excluded.validation_loss, validation_loss),"
           " productive_seconds = productive_seconds + excluded.productive_seconds,"
-          " tokens = tokens + excluded.tokens")
+          " tokens = tokens + excluded.tokens, steps = steps + 1")
       .Bind(job.value(), record.step, record.loss, record.validation_loss, record.step_seconds,
             record.skipped ? 0 : record.tokens)
       .Run();

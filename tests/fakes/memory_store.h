@@ -33,7 +33,9 @@ class MemoryStore : public Store {
       history.last_progress = progress_[id].rbegin()->second;
       history.last_progress.bytes.clear();
       history.last_progress.skipped = false;
+      int64_t before = 0;
       for (const auto& [step, record] : progress_[id]) {
+        while (!sched::IsFinal(job.state) && ++before < step) history.missing_steps.insert(before);
         if (history.first_loss == 0) history.first_loss = record.loss;
         if (record.validation_loss) history.last_progress.validation_loss = record.validation_loss;
         history.productive_seconds += record.step_seconds;

@@ -12,6 +12,7 @@ namespace mindforge {
 namespace {
 
 using ::testing::AllOf;
+using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 
 std::string MessageOf(const absl::Status& status) { return std::string(status.message()); }
@@ -85,7 +86,10 @@ TEST(SqliteStore, TotalsOfAnOlderSchemaAreThoseOfItsRecords) {
         validation_loss) VALUES
         (CAST('j' AS BLOB), 1, 1, 9, 0, 1, 0, 0, 0, 10, 5, 2, x'', NULL),
         (CAST('j' AS BLOB), 2, 1, 9, 0, 1, 8, 0, 0, 20, 6, 3, x'', 7.5),
-        (CAST('j' AS BLOB), 3, 1, 9, 0, 1, 7, 0, 0, 30, 7, 4, x'', NULL);
+        (CAST('j' AS BLOB), 3, 1, 9, 0, 1, 7, 0, 0, 30, 7, 4, x'', NULL),
+        (CAST('g' AS BLOB), 4, 1, 9, 0, 1, 7, 0, 0, 30, 7, 4, x'', NULL);
+      INSERT INTO jobs SELECT CAST('g' AS BLOB), 1, x'', x'', 3, x'', 1, 0, 0, 0, 0, 1, x'', x'',
+        0, 0, 0, 1, 1, 4, 0, 0, x'', 3, 0, 3, CAST('[]' AS BLOB), CAST('[]' AS BLOB), 0;
       INSERT INTO logs VALUES (CAST('j' AS BLOB), 6, 0, x''), (CAST('j' AS BLOB), 7, 0, x''),
         (CAST('k' AS BLOB), 4, 0, x'');
       INSERT INTO workers VALUES (CAST('w' AS BLOB), x'', x'', x'', CAST('one' AS BLOB),
@@ -105,6 +109,7 @@ TEST(SqliteStore, TotalsOfAnOlderSchemaAreThoseOfItsRecords) {
   EXPECT_EQ(history.productive_seconds, 9);
   EXPECT_EQ(history.log_count, 7);
   EXPECT_EQ(snapshot->histories[JobId("k")].log_count, 4);
+  EXPECT_THAT(snapshot->histories[JobId("g")].missing_steps, ElementsAre(1, 2, 3));
   ASSERT_EQ(snapshot->workers.size(), 1u);
   EXPECT_EQ(snapshot->workers[0].spool, "one") << "its numbers were the incarnation's";
 }

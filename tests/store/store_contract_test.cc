@@ -253,6 +253,25 @@ TEST_P(StoreContract, TotalsCountEachStepOnce) {
   EXPECT_EQ(history.productive_seconds, 1.5);
 }
 
+TEST_P(StoreContract, KnowsWhichStepsOfALiveJobAreMissing) {
+  const auto missing = [&] { return LoadAgain().histories[JobId("abc")].missing_steps; };
+  Changes changes;
+  changes.jobs = {FullJob()};
+  changes.progress = {{JobId("abc"), Record(3, "3")}, {JobId("abc"), Record(6, "6")}};
+  Apply(changes);
+  EXPECT_THAT(missing(), ElementsAre(1, 2, 4, 5));
+  Changes late;
+  for (const int64_t step : {1, 2, 5}) late.progress.push_back({JobId("abc"), Record(step, "l")});
+  Apply(late);
+  Apply(late);
+  EXPECT_THAT(missing(), ElementsAre(4));
+  Changes ended;
+  ended.jobs = {FullJob()};
+  ended.jobs[0].state = sched::JobState::kFailed;
+  Apply(ended);
+  EXPECT_THAT(missing(), IsEmpty());
+}
+
 TEST_P(StoreContract, KeepsMilestonesInOrder) {
   Changes changes;
   changes.jobs = {FullJob()};
