@@ -130,6 +130,10 @@ absl::Status WriteLogs(Database& database, const Changes& changes) {
 }
 
 absl::Status WriteWorkers(Database& database, const Changes& changes) {
+  // First: a worker may be forgotten and register again in one step.
+  for (const WorkerId& id : changes.deleted_workers) {
+    RETURN_IF_ERROR(database.Prepared("DELETE FROM workers WHERE id = ?").Bind(id.value()).Run());
+  }
   for (const sched::WorkerRecord& worker : changes.workers) {
     RETURN_IF_ERROR(
         database.Prepared("INSERT OR REPLACE INTO workers VALUES (?,?,?,?,?,?,?,?,?,?,?,?)")
@@ -138,9 +142,6 @@ absl::Status WriteWorkers(Database& database, const Changes& changes) {
                   worker.acks.progress, worker.acks.logs, worker.acks.checkpoints,
                   worker.acks.corruptions, worker.spool)
             .Run());
-  }
-  for (const WorkerId& id : changes.deleted_workers) {
-    RETURN_IF_ERROR(database.Prepared("DELETE FROM workers WHERE id = ?").Bind(id.value()).Run());
   }
   return absl::OkStatus();
 }

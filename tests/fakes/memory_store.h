@@ -154,8 +154,8 @@ class MemoryStore : public Store {
       logs[entry.first] = entry.second;
       logs.erase(logs.begin(), logs.upper_bound(entry.first - sched::kMaxLogLinesPerJob));
     }
-    for (const auto& worker : changes.workers) workers_[worker.id] = worker;
     for (const auto& id : changes.deleted_workers) workers_.erase(id);
+    for (const auto& worker : changes.workers) workers_[worker.id] = worker;
     for (const auto& c : changes.checkpoints) checkpoints_[{c.job, c.step}] = c;
     for (const auto& key : changes.deleted_checkpoints) checkpoints_.erase(key);
     for (const auto& order : changes.delete_orders) delete_orders_[order.path] = order;

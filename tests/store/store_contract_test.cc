@@ -358,6 +358,18 @@ TEST_P(StoreContract, KeepsTheNewestEvents) {
   EXPECT_EQ(history.event_count, 60);
 }
 
+TEST_P(StoreContract, AWorkerForgottenAndRegisteredInOneStepIsThere) {
+  Changes changes;
+  sched::WorkerRecord worker;
+  worker.id = WorkerId("w");
+  changes.workers = {worker};
+  Apply(changes);
+  changes.workers[0].incarnation = "two";
+  changes.deleted_workers = {WorkerId("w")};
+  Apply(changes);
+  EXPECT_THAT(LoadAgain().workers, ElementsAre(changes.workers[0]));
+}
+
 TEST_P(StoreContract, DeletesAJobWithAllThatIsItsOwn) {
   Changes changes;
   changes.jobs = {FullJob()};
