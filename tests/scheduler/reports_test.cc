@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "coordinator/scheduler/context.h"
 #include "coordinator/scheduler/desired.h"
 #include "coordinator/scheduler/retry.h"
 #include "tests/scheduler/scheduler_world.h"
@@ -253,6 +254,106 @@ TEST_F(AdoptionTest, TheSuccessorsOwnOfThatStepTakesItsPlace) {
   EXPECT_EQ(world_.state.delete_orders.count("/checkpoints/job-id/step-20.g1"), 1u);
 }
 
+TEST_F(AdoptionTest, ASuccessorsOwnStaysPinnedAndItsServedPredecessorStays) {
+  world_.EndTrainer("w2", Killed());
+  Return(20, 20);
+  world_.Do(ChangeCheckpoint{"job", 20, CheckpointAction::kPin, {"pin", "d"}});
+  Deployment deployment;
+  deployment.name = "chat";
+  deployment.job = JobId("job");
+  world_.Do(DeployModel{deployment, {"deploy", "d"}});
+  InferenceNode node;
+  node.id = WorkerId("i1");
+  world_.Do(InferenceReport{node});
+  const auto serve = [&] {
+    const std::string version = WeightsVersion(*FindCheckpoint(world_.state, job_, 20));
+    node.deployment = "chat";
+    node.weights_version = version;
+    world_.Do(InferenceReport{node});
+  };
+  serve();
+  world_.RunAll();
+  world_.Checkpointed("w1", job_, 20);
+  EXPECT_TRUE(FindCheckpoint(world_.state, job_, 20)->pinned);
+  world_.AdvanceWith(2 * world_.settings.worker_lease, {"w1", "w2"});
+  const auto deletions = [&] {
+    return DesiredFor(world_.state, world_.state.workers.at(WorkerId("w1-id")), world_.now)
+        .delete_paths;
+  };
+  EXPECT_THAT(deletions(), ::testing::IsEmpty()) << "generation 1's is served";
+  serve();
+  EXPECT_THAT(deletions(), ::testing::ElementsAre("/checkpoints/job-id/step-20.g1"));
+}
+
+TEST_F(AdoptionTest, OneWhoseDeletionIsOrderedIsNotCommitted) {
+  world_.EndTrainer("w2", Killed());
+  world_.RunAll();
+  world_.Progressed("w1", job_, 20);
+  Return(20, 12);
+  ASSERT_EQ(world_.state.delete_orders.size(), 1u);
+  // Nothing is left of what went further, and the folder is found again before it is gone.
+  world_.state.jobs.at(job_).progress = {};
+  Return(20, 12);
+  EXPECT_EQ(NewestCheckpoint(world_.state, job_)->step, 10);
+  EXPECT_EQ(world_.state.delete_orders.size(), 1u);
+}
+
+class EndedJobTest : public AdoptionTest {
+ protected:
+  // Rank 1 reports a user's error before rank 0's agent delivers what it queued.
+  EndedJobTest() {
+    world_.EndTrainer("w2", Failed(FailureKind::kUser, "bad data"));
+    EXPECT_EQ(job().state, JobState::kFailed);
+  }
+};
+
+TEST_F(EndedJobTest, ItsLastGenerationsCheckpointsAreCommittedWhenTheyComeLate) {
+  world_.Checkpointed("w1", job_, 20);
+  EXPECT_EQ(NewestCheckpoint(world_.state, job_)->step, 20);
+  EXPECT_TRUE(world_.state.delete_orders.empty());
+  EXPECT_EQ(job().state, JobState::kFailed);
+  world_.Checkpointed("w1", job_, 30, /*final=*/true);
+  EXPECT_EQ(NewestCheckpoint(world_.state, job_)->step, 30);
+  EXPECT_EQ(job().state, JobState::kFailed);
+}
+
+TEST(EndedJob, AnOlderGenerationsIsCommittedUnlessALaterOneIsThere) {
+  SchedulerWorld world;
+  world.AddWorker("w1");
+  world.AddWorker("w2");
+  const JobId job = world.Submit("job", 2, 2);
+  world.RunAll();
+  world.EndTrainer("w2", Killed());
+  world.RunAll();
+  ASSERT_EQ(world.job(job).generation, Generation(2));
+  world.Checkpointed("w1", job, 10);
+  world.Progressed("w1", job, 25);
+  world.EndTrainer("w2", Failed(FailureKind::kUser, "bad data"));
+  ASSERT_EQ(world.job(job).state, JobState::kFailed);
+  world.Checkpointed("w1", job, 20, false, /*generation=*/1);
+  EXPECT_EQ(NewestCheckpoint(world.state, job)->step, 20);
+  EXPECT_TRUE(world.state.delete_orders.empty());
+  world.Checkpointed("w1", job, 15, false, /*generation=*/1);
+  EXPECT_EQ(FindCheckpoint(world.state, job, 15), nullptr);
+}
+
+TEST_F(AdoptionTest, ACorruptFolderIsNoResultThoughItsTrainerReportsItAsTheLast) {
+  CheckpointWritten found;
+  found.step = 30;
+  found.generation = Generation(1);
+  found.path = "/checkpoints/job-id/step-30.g1";
+  WorkerReport report;
+  report.checkpoints.push_back({1, job_, found});
+  report.corruptions.push_back({1, job_, {10, Generation(1), "bad hash"}});
+  world_.Call("w2", report);
+  report = {};
+  report.corruptions.push_back({2, job_, {30, Generation(1), "bad hash"}});
+  world_.Call("w2", report);
+  ASSERT_EQ(NewestCheckpoint(world_.state, job_), nullptr);
+  world_.Checkpointed("w1", job_, 30, /*final=*/true);
+  EXPECT_EQ(job().state, JobState::kRunning) << job().reason;
+}
+
 TEST_F(AdoptionTest, TheTrainersReportOfTheLastStepEndsAJobWhoseFolderWasFoundBefore) {
   CheckpointWritten found;
   found.step = 30;
@@ -291,6 +392,56 @@ TEST_F(ReportsTest, TokensAreTheJobsAndCountEachStepOnce) {
   step(4, 2);
   EXPECT_EQ(job().tokens, 400);
   EXPECT_EQ(job().max_step, 5);
+}
+
+TEST_F(ReportsTest, LateStepsCountAfterARestartOfTheCoordinatorToo) {
+  const auto step = [&](int64_t number) {
+    Progress record;
+    record.step = number;
+    record.generation = Generation(1);
+    record.tokens = 100;
+    WorkerReport report;
+    report.progress.push_back({++world_.agent("w1").spooled, job_, record});
+    world_.Call("w1", report);
+  };
+  step(1);
+  step(4);
+  world_.RestartCoordinator();
+  EXPECT_EQ(job().tokens, 200);
+  step(2);
+  step(2);
+  step(1);
+  EXPECT_EQ(job().tokens, 300);
+  world_.RestartCoordinator();
+  EXPECT_EQ(job().tokens, 300);
+}
+
+TEST_F(ReportsTest, AnExplanationThatIsTooLongIsTheSameTheNextTime) {
+  const std::string reason = "failed: " + std::string(5000, 'x');
+  world_.EndTrainer("w1", Failed(FailureKind::kUser, reason));
+  const size_t events = job().events.size();
+  const Now now = world_.now;
+  Outcome out;
+  Context c{world_.state, now, out, {}, {}, {}};
+  Job& changed = world_.state.jobs.at(job_);
+  Explain(c, changed, reason);
+  Explain(c, changed, reason);
+  EXPECT_EQ(job().events.size(), events + 1);
+}
+
+TEST_F(ReportsTest, AWorkerForgottenInTheStepInWhichItComesBackIsThereAfterARestart) {
+  world_.AddWorker("w2");
+  world_.AdvanceWith(absl::Seconds(11), {"w1"});
+  // The timer was late: the call itself finds that w2 is long gone.
+  world_.state.settings.forget_worker_after = absl::ZeroDuration();
+  world_.state.next_expiry = world_.now.mono;
+  world_.Call("w2");
+  world_.Do(CancelJob{"job", {"cancel", "d"}});
+  world_.Obey("w1");
+  world_.Submit("both", 2, 2);
+  ASSERT_EQ(world_.job(JobId("both-id")).members.size(), 2u);
+  world_.RestartCoordinator();
+  EXPECT_EQ(world_.state.workers.size(), 2u);
 }
 
 TEST_F(ReportsTest, AMarkIsOfBoundedLength) {
