@@ -49,10 +49,6 @@ using WorkerId = StrongId<struct WorkerIdTag, std::string>;
 using Generation = StrongId<struct GenerationTag, int64_t>;
 // Counts optimizer updates of a job, from 1; 0 is "none yet".
 using Step = StrongId<struct StepTag, int64_t>;
-// Numbers changes of a record, for watchers.
-using Revision = StrongId<struct RevisionTag, int64_t>;
-// A member's place in its generation, from 0.
-using Rank = StrongId<struct RankTag, int>;
 
 }  // namespace mindforge
 

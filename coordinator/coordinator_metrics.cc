@@ -85,8 +85,6 @@ void CoordinatorMetrics::Take(const sched::Outcome& outcome) {
       case sched::Measure::kWorldSizeChange:
         world_size_changes_.Get().Increment();
         break;
-      case sched::Measure::kCheckpointCommitted:
-        break;  // a gauge, set at each scrape
     }
   }
   for (const JobId& job : outcome.ended_jobs) registry_.RemoveWhere("job", job.value());

@@ -29,7 +29,6 @@ class Shell : public Core {
     // After such a gap in its own life the shell takes itself, not its workers, for what was away.
     absl::Duration stall = absl::Seconds(2);
     absl::Duration timer_period = absl::Milliseconds(200);  // at least so often it looks
-    bool timer = true;                                      // false: tests call RunTimer
     size_t max_subscriptions = 20'000;
     // Told of jobs that changed durably or were deleted, on the committer's thread: be quick.
     std::function<void(const std::vector<JobId>&)> on_jobs_changed;

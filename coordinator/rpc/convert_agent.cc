@@ -58,7 +58,6 @@ sched::DeviceStatus ToStatus(const v1::DeviceStatus& status) {
   to.dataset_digest = trainer.dataset_digest();
   to.total_steps = trainer.total_steps();
   to.detail = trainer.detail();
-  to.resumed_from = trainer.resumed_from();
   to.skipped_lines = trainer.skipped_lines();
   to.rendezvous = status.rendezvous();
   if (status.has_exit()) to.exit = ToExit(status.exit());

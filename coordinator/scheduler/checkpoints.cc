@@ -154,7 +154,6 @@ void Commit(Context& c, const JobId& id, const WorkerId& worker, const Checkpoin
   Mark(c, job, MilestoneKind::kCheckpoint, written.step,
        absl::StrCat("checkpoint of step ", written.step, " in ", written.path, ", loss ",
                     absl::SixDigits(written.loss)));
-  Record(c, Measure::kCheckpointCommitted, id.value(), static_cast<double>(written.step));
   // The success is in the same transaction: no restart finds a finished job unfinished.
   if (written.final && job.active()) Succeed(c, job);
   Retain(c, job);

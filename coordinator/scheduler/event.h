@@ -170,7 +170,6 @@ enum class Measure {
   kRecovery,         // label: cause
   kRecoverySeconds,  // label: phase
   kWorldSizeChange,
-  kCheckpointCommitted,
 };
 struct Measurement {
   Measure what;

@@ -11,7 +11,7 @@ namespace mindforge::sched {
 // RESIZING   -> QUEUED                    fewer than workers.min are left
 // RUNNING, RESIZING -> PAUSING            asked
 // PAUSING    -> PAUSED                    every member has stopped
-// PAUSING    -> QUEUED                    pre-empted, or resumed before it had stopped
+// PAUSING    -> QUEUED                    resumed before it had stopped
 // PAUSED     -> QUEUED                    resumed
 // RUNNING    -> SUCCEEDED                 the last step's checkpoint is committed
 // any state that is not final -> CANCELLING -> CANCELLED     asked

@@ -140,7 +140,6 @@ struct DeviceStatus {
   std::string dataset_digest;
   int64_t total_steps = 0;
   std::string detail;
-  int64_t resumed_from = -1;
   int64_t skipped_lines = 0;
   std::string rendezvous;
   std::optional<TrainerExit> exit;

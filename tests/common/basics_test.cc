@@ -95,7 +95,7 @@ TEST(Ids, OrderHashAndPrint) {
   absl::flat_hash_set<WorkerId> workers{WorkerId("w")};
   EXPECT_TRUE(workers.contains(WorkerId("w")));
   std::ostringstream out;
-  out << JobId("j") << Rank(3);
+  out << JobId("j") << Step(3);
   EXPECT_EQ(out.str(), "j3");
   static_assert(!std::is_convertible_v<JobId, WorkerId>);
 }
