@@ -265,10 +265,8 @@ TEST_P(StoreContract, KnowsWhichStepsOfALiveJobAreMissing) {
   Apply(late);
   Apply(late);
   EXPECT_THAT(missing(), ElementsAre(4));
-  Changes ended;
-  ended.jobs = {FullJob()};
-  ended.jobs[0].state = sched::JobState::kFailed;
-  Apply(ended);
+  changes.jobs[0].state = sched::JobState::kFailed;
+  Apply(changes);
   EXPECT_THAT(missing(), IsEmpty());
 }
 
@@ -360,9 +358,7 @@ TEST_P(StoreContract, KeepsTheNewestEvents) {
 
 TEST_P(StoreContract, AWorkerForgottenAndRegisteredInOneStepIsThere) {
   Changes changes;
-  sched::WorkerRecord worker;
-  worker.id = WorkerId("w");
-  changes.workers = {worker};
+  changes.workers.emplace_back().id = WorkerId("w");
   Apply(changes);
   changes.workers[0].incarnation = "two";
   changes.deleted_workers = {WorkerId("w")};
