@@ -6,11 +6,9 @@
 
 #include <algorithm>
 #include <cerrno>
-#include <climits>
 #include <cstdint>
 
 #include "absl/strings/str_cat.h"
-#include "absl/time/clock.h"
 #include "common/durable_file.h"
 #include "common/status_macros.h"
 
@@ -19,19 +17,11 @@ namespace {
 
 constexpr size_t kHeaderBytes = 4;
 
-absl::Time DeadlineAfter(absl::Duration timeout) { return absl::Now() + timeout; }
-
 // Waits for `events`; false when `deadline` passed.
-absl::StatusOr<bool> PollUntil(int fd, short events, absl::Time deadline) {
+absl::StatusOr<bool> PollUntil(int fd, short events, const Deadline& deadline) {
   while (true) {
-    int timeout_ms = -1;
-    if (deadline != absl::InfiniteFuture()) {
-      const int64_t left = absl::ToInt64Milliseconds(absl::Ceil(
-          std::max(absl::ZeroDuration(), deadline - absl::Now()), absl::Milliseconds(1)));
-      timeout_ms = static_cast<int>(std::min<int64_t>(left, INT_MAX));
-    }
     pollfd entry{fd, events, 0};
-    const int ready = poll(&entry, 1, timeout_ms);
+    const int ready = poll(&entry, 1, deadline.PollMilliseconds());
     if (ready > 0) return true;
     if (ready == 0) return false;
     if (errno != EINTR) return ErrnoStatus(errno, "cannot wait on", "the frame stream");
@@ -56,7 +46,7 @@ std::string EncodeLength(size_t length) {
 
 }  // namespace
 
-absl::Status FrameReader::Fill(size_t bytes, absl::Time deadline) {
+absl::Status FrameReader::Fill(size_t bytes, const Deadline& deadline) {
   char chunk[1 << 16];
   while (buffer_.size() < bytes) {
     ASSIGN_OR_RETURN(const bool ready, PollUntil(fd_, POLLIN, deadline));
@@ -76,7 +66,7 @@ absl::Status FrameReader::Fill(size_t bytes, absl::Time deadline) {
 }
 
 absl::StatusOr<std::string> FrameReader::Read(absl::Duration timeout) {
-  const absl::Time deadline = DeadlineAfter(timeout);
+  const Deadline deadline(timeout);
   RETURN_IF_ERROR(Fill(kHeaderBytes, deadline));
   const size_t length = DecodeLength(buffer_);
   if (length > kMaxFrameBytes) {
@@ -99,7 +89,7 @@ absl::Status FrameReader::ReadMessage(google::protobuf::MessageLite* message,
   return absl::OkStatus();
 }
 
-absl::Status FrameWriter::WriteAll(std::string_view bytes, absl::Time deadline) {
+absl::Status FrameWriter::WriteAll(std::string_view bytes, const Deadline& deadline) {
   while (!bytes.empty()) {
     ssize_t wrote = ::send(fd_, bytes.data(), bytes.size(), MSG_NOSIGNAL | MSG_DONTWAIT);
     if (wrote < 0 && errno == ENOTSOCK) wrote = ::write(fd_, bytes.data(), bytes.size());
@@ -123,7 +113,7 @@ absl::Status FrameWriter::Write(std::string_view frame, absl::Duration timeout) 
   const std::string bytes = EncodeLength(frame.size()) + std::string(frame);
   MutexLock lock(mutex_);
   if (!broken_.ok()) return broken_;
-  broken_ = WriteAll(bytes, DeadlineAfter(timeout));
+  broken_ = WriteAll(bytes, Deadline(timeout));
   return broken_;
 }
 

@@ -9,6 +9,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
+#include "common/deadline.h"
 #include "common/mutex.h"
 #include "google/protobuf/message_lite.h"
 
@@ -32,7 +33,7 @@ class FrameReader {
 
  private:
   // Fills buffer_ up to `bytes`.
-  absl::Status Fill(size_t bytes, absl::Time deadline);
+  absl::Status Fill(size_t bytes, const Deadline& deadline);
 
   const int fd_;
   std::string buffer_;
@@ -51,7 +52,7 @@ class FrameWriter {
                             absl::Duration timeout = absl::InfiniteDuration());
 
  private:
-  absl::Status WriteAll(std::string_view bytes, absl::Time deadline)
+  absl::Status WriteAll(std::string_view bytes, const Deadline& deadline)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
   const int fd_;

@@ -6,6 +6,7 @@
 
 #include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
+#include "common/deadline.h"
 #include "common/durable_file.h"
 #include "common/error_details.h"
 #include "common/grpc_auth.h"
@@ -13,6 +14,7 @@
 #include "common/net.h"
 #include "common/status_macros.h"
 #include "grpc/grpc.h"
+#include "grpc/support/time.h"
 #include "grpcpp/ext/proto_server_reflection_plugin.h"
 #include "grpcpp/health_check_service_interface.h"
 #include "grpcpp/resource_quota.h"
@@ -148,8 +150,8 @@ void GrpcServer::SetServing(const std::string& service, bool serving) {
 // gRPC waits until its connections are gone, and a client that makes no call may not read that it
 // should go.
 void GrpcServer::EndIdleConnections(absl::Duration deadline) {
-  const absl::Time end = absl::Now() + deadline;
-  while (calls_->WaitForNone(end - absl::Now())) {
+  const Deadline end(deadline);
+  while (calls_->WaitForNone(end.Left())) {
     {
       MutexLock lock(drain_mutex_);
       const bool ended = shutdown_ended_.WaitFor(drain_mutex_, kLastBytes, [this] {
@@ -171,7 +173,9 @@ void GrpcServer::Drain(absl::Duration deadline) {
     ended_ = false;
   }
   std::thread closer([this, deadline] { EndIdleConnections(deadline); });
-  server_->Shutdown(absl::ToChronoTime(absl::Now() + deadline));
+  server_->Shutdown(
+      gpr_time_add(gpr_now(GPR_CLOCK_MONOTONIC),
+                   gpr_time_from_millis(absl::ToInt64Milliseconds(deadline), GPR_TIMESPAN)));
   {
     MutexLock lock(drain_mutex_);
     ended_ = true;

@@ -9,9 +9,9 @@
 #include <cstdint>
 
 #include "absl/strings/str_cat.h"
-#include "absl/time/clock.h"
 #include "absl/time/time.h"
 #include "common/check.h"
+#include "common/deadline.h"
 #include "common/durable_file.h"
 #include "common/metrics.h"
 #include "common/status_macros.h"
@@ -23,14 +23,14 @@ constexpr size_t kMaxRequestBytes = 8192;
 // A client that is slower than this would keep others waiting.
 constexpr absl::Duration kClientTimeout = absl::Seconds(2);
 
-bool WaitFor(int fd, short events, absl::Time deadline) {
-  const int64_t left_ms = absl::ToInt64Milliseconds(deadline - absl::Now());
+bool WaitFor(int fd, short events, const Deadline& deadline) {
   pollfd entry{fd, events, 0};
-  return left_ms > 0 && poll(&entry, 1, static_cast<int>(left_ms)) > 0;
+  const int left_ms = deadline.PollMilliseconds();
+  return left_ms > 0 && poll(&entry, 1, left_ms) > 0;
 }
 
 // The request up to its empty line; less when the client is slow, gone or sends too much.
-std::string ReadRequest(int connection, absl::Time deadline) {
+std::string ReadRequest(int connection, const Deadline& deadline) {
   std::string request;
   char chunk[2048];
   while (request.find("\r\n\r\n") == std::string::npos && request.size() < kMaxRequestBytes &&
@@ -42,7 +42,7 @@ std::string ReadRequest(int connection, absl::Time deadline) {
   return request;
 }
 
-void WriteReply(int connection, std::string_view reply, absl::Time deadline) {
+void WriteReply(int connection, std::string_view reply, const Deadline& deadline) {
   while (!reply.empty() && WaitFor(connection, POLLOUT, deadline)) {
     const ssize_t sent = send(connection, reply.data(), reply.size(), MSG_NOSIGNAL | MSG_DONTWAIT);
     if (sent < 0) return;
@@ -99,7 +99,7 @@ void MetricsServer::Run() {
 }
 
 void MetricsServer::Answer(int connection) {
-  const absl::Time deadline = absl::Now() + kClientTimeout;
+  const Deadline deadline(kClientTimeout);
   const std::string request = ReadRequest(connection, deadline);
   const bool head = request.starts_with("HEAD ");
   const std::string path = request.substr(0, request.find("\r\n"));

@@ -17,7 +17,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
-#include "absl/time/clock.h"
+#include "common/deadline.h"
 #include "common/durable_file.h"
 #include "common/status_macros.h"
 
@@ -211,10 +211,10 @@ std::optional<ExitStatus> Subprocess::TryWait() {
 ExitStatus Subprocess::Wait() { return *WaitFor(absl::InfiniteDuration()); }
 
 std::optional<ExitStatus> Subprocess::WaitFor(absl::Duration timeout) {
-  const absl::Time deadline = absl::Now() + timeout;
+  const Deadline deadline(timeout);
   while (true) {
     if (const auto exit = TryWait()) return exit;
-    const absl::Duration left = deadline - absl::Now();
+    const absl::Duration left = deadline.Left();
     if (left <= absl::ZeroDuration()) return std::nullopt;
     // Without a pidfd (Linux before 5.3) the wait is a poll in small steps.
     const absl::Duration step = pidfd_.valid() ? absl::Minutes(1) : absl::Milliseconds(5);

@@ -1,5 +1,6 @@
 // check.h, status_macros.h, ids.h, strings.h, duration.h, net.h, random_id.h, version.h, clock.h,
 // logging.h.
+#include <limits>
 #include <set>
 #include <unordered_map>
 
@@ -7,6 +8,7 @@
 #include "common/check.h"
 #include "common/clock.h"
 #include "common/crc32c.h"
+#include "common/deadline.h"
 #include "common/duration.h"
 #include "common/error_details.h"
 #include "common/ids.h"
@@ -98,6 +100,17 @@ TEST(Ids, OrderHashAndPrint) {
   out << JobId("j") << Step(3);
   EXPECT_EQ(out.str(), "j3");
   static_assert(!std::is_convertible_v<JobId, WorkerId>);
+}
+
+TEST(Deadline, IsNeverTooEarlyAndMayBeNever) {
+  EXPECT_EQ(Deadline(absl::InfiniteDuration()).Left(), absl::InfiniteDuration());
+  EXPECT_EQ(Deadline(absl::InfiniteDuration()).PollMilliseconds(), -1);
+  EXPECT_EQ(Deadline(absl::ZeroDuration()).Left(), absl::ZeroDuration());
+  EXPECT_EQ(Deadline(absl::ZeroDuration()).PollMilliseconds(), 0);
+  EXPECT_EQ(Deadline(absl::Hours(10'000)).PollMilliseconds(), std::numeric_limits<int>::max());
+  const Deadline soon(absl::Hours(1));
+  EXPECT_GT(soon.Left(), absl::Minutes(59));
+  EXPECT_LE(soon.PollMilliseconds(), 3'600'000);
 }
 
 TEST(Strings, NearestNameFindsSlipsButNotStrangers) {
