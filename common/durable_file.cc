@@ -121,9 +121,17 @@ absl::StatusOr<std::string> ReadFile(const std::string& path, size_t max_bytes) 
 }
 
 absl::Status MakeDirs(const std::string& path) {
+  std::vector<std::string> parents;  // of what is missing, the innermost first
+  for (std::string at = path; !PathExists(at); at = parents.back()) {
+    parents.push_back(FolderOf(at));
+  }
   std::error_code error;
   std::filesystem::create_directories(path, error);
   if (error) return ErrnoStatus(error.value(), "cannot make the folder", path);
+  // A folder whose name is not on the disk takes what is synced inside it with it.
+  for (auto parent = parents.rbegin(); parent != parents.rend(); ++parent) {
+    RETURN_IF_ERROR(SyncDir(*parent));
+  }
   return absl::OkStatus();
 }
 
