@@ -51,6 +51,8 @@ grpc::ChannelArguments MakeArguments(const GrpcClientOptions& options) {
   grpc::ChannelArguments arguments;
   arguments.SetMaxReceiveMessageSize(kMaxGrpcMessageBytes);
   arguments.SetMaxSendMessageSize(kMaxGrpcMessageBytes);
+  // Of the trailers, which hold an error's text and details: 8 KiB by default.
+  arguments.SetInt(GRPC_ARG_MAX_METADATA_SIZE, 1 << 20);
   const int keepalive_ms = static_cast<int>(absl::ToInt64Milliseconds(options.keepalive));
   arguments.SetInt(GRPC_ARG_KEEPALIVE_TIME_MS, keepalive_ms);
   arguments.SetInt(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, keepalive_ms / 2);

@@ -61,13 +61,13 @@ class Checker {
     if (path.empty()) {
       return Require(!required, field, absl::StrCat("is missing: give ", what));
     }
-    return Require(path[0] == '/', field,
+    return Require(path.size() <= kMaxPathBytes, field,
+                   absl::StrCat("has ", path.size(), " bytes, at most ", kMaxPathBytes)) &&
+           Require(path.find('\0') == std::string::npos, field, "holds a zero byte") &&
+           Require(path[0] == '/', field,
                    absl::StrCat("is '", path,
                                 "', must be an absolute path: workers have other "
-                                "working directories than you")) &&
-           Require(path.size() <= kMaxPathBytes, field,
-                   absl::StrCat("has ", path.size(), " bytes, at most ", kMaxPathBytes)) &&
-           Require(path.find('\0') == std::string::npos, field, "holds a zero byte");
+                                "working directories than you"));
   }
 
  private:

@@ -6,7 +6,9 @@
 #include <atomic>
 #include <string>
 #include <thread>
+#include <vector>
 
+#include "absl/strings/str_cat.h"
 #include "common/check.h"
 #include "common/durable_file.h"
 #include "common/grpc_client.h"
@@ -18,7 +20,10 @@
 #include "gmock/gmock.h"
 #include "google/rpc/status.pb.h"
 #include "grpc/health/v1/health.grpc.pb.h"
+#include "grpcpp/create_channel.h"
+#include "grpcpp/generic/generic_stub.h"
 #include "gtest/gtest.h"
+#include "mindforge/v1/job_service.grpc.pb.h"
 #include "mindforge/v1/worker_service.grpc.pb.h"
 #include "tests/fakes/temp_dir.h"
 
@@ -27,6 +32,7 @@ namespace {
 
 using ::testing::HasSubstr;
 
+constexpr int kManyViolations = 100;
 constexpr char kService[] = "mindforge.v1.WorkerService";
 
 // Answers GetWorker with what the caller asked for, or an error with details.
@@ -44,8 +50,16 @@ class EchoService : public v1::WorkerService::Service {
     });
     return grpc::Status::OK;
   }
-  grpc::Status DrainWorker(grpc::ServerContext*, const v1::DrainWorkerRequest*,
+  grpc::Status DrainWorker(grpc::ServerContext*, const v1::DrainWorkerRequest* request,
                            v1::DrainWorkerResponse*) override {
+    if (request->worker() == "long") {
+      std::vector<FieldViolation> violations;
+      for (int i = 0; i < kManyViolations; ++i) {
+        violations.push_back({absl::StrCat("devices[", i, "].id"), std::string(i * 10, 'x')});
+      }
+      violations[0].description = "是 nothing of ours";
+      return ToGrpcStatus(InvalidArgument(violations));
+    }
     return ToGrpcStatus(InvalidArgument("worker", "is empty"));
   }
 
@@ -139,6 +153,49 @@ TEST_F(GrpcTest, ErrorDetailsCrossTheWire) {
       &context, v1::DrainWorkerRequest(), &response));
   EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
   EXPECT_EQ(GetViolations(status), (std::vector<FieldViolation>{{"worker", "is empty"}}));
+}
+
+absl::Status DrainLong(const std::shared_ptr<grpc::Channel>& channel) {
+  grpc::ClientContext context;
+  SetDeadline(context, absl::Seconds(5));
+  v1::DrainWorkerRequest request;
+  request.set_worker("long");
+  v1::DrainWorkerResponse response;
+  return FromGrpcStatus(
+      v1::WorkerService::NewStub(channel)->DrainWorker(&context, request, &response));
+}
+
+// Clients in other languages take 8 KiB of trailers, which an error's text and details have to fit.
+TEST_F(GrpcTest, ALongRefusalReachesACallerThatTakesNoMoreThanUsual) {
+  const auto server = StartServer({});
+  for (const auto& channel :
+       {grpc::CreateChannel(server->address(), grpc::InsecureChannelCredentials()),
+        *MakeChannel(server->address())}) {
+    const absl::Status status = DrainLong(channel);
+    ASSERT_EQ(status.code(), absl::StatusCode::kInvalidArgument) << status;
+    EXPECT_THAT(std::string(status.message()), HasSubstr("devices[0].id: 是 nothing of ours"));
+    EXPECT_EQ(GetReason(status), "INVALID_FIELD");
+    const std::vector<FieldViolation> violations = GetViolations(status);
+    ASSERT_GT(violations.size(), 10u);
+    EXPECT_EQ(violations[7].field, "devices[7].id");
+    EXPECT_EQ(violations[7].description, std::string(70, 'x'));
+    EXPECT_EQ(violations.back().field, "");
+    EXPECT_EQ(violations.back().description,
+              absl::StrCat("and ", kManyViolations + 1 - violations.size(), " more"));
+  }
+}
+
+TEST(GrpcStatus, ALongTextIsCutWhateverItIsWrittenIn) {
+  for (const std::string letter : {"x", "是", "%", "\n"}) {
+    std::string text;
+    for (int i = 0; i < 20'000; ++i) text += letter;
+    const grpc::Status wire = ToGrpcStatus(InvalidArgument("job", text));
+    EXPECT_LT(wire.error_message().size() * (letter == "x" ? 1 : 3), 1200u);
+    EXPECT_LT(wire.error_details().size(), 4000u);
+    EXPECT_THAT(wire.error_message(), testing::EndsWith("..."));
+    google::rpc::Status parsed;
+    EXPECT_TRUE(parsed.ParseFromString(wire.error_details())) << "cut inside a character?";
+  }
 }
 
 TEST_F(GrpcTest, HealthIsToldPerService) {
