@@ -4,6 +4,7 @@
 #include <string>
 #include <string_view>
 
+#include "google/protobuf/descriptor.h"
 #include "grpcpp/support/interceptor.h"
 
 namespace mindforge {
@@ -17,6 +18,15 @@ using grpc::experimental::ServerRpcInfo;
 CounterFamily& HandledFamily(MetricsRegistry& registry) {
   return registry.AddCounter("grpc_server_handled_total",
                              "Calls that the server has answered, by method and status code.");
+}
+
+// What a caller invents is no label: there would be no end of them.
+constexpr char kUnknown[] = "unknown";
+
+// True when a proto that this program is built with declares the method.
+bool IsDeclared(const std::string& method) {
+  const auto* const pool = google::protobuf::DescriptorPool::generated_pool();
+  return pool->FindMethodByName(method) != nullptr;
 }
 
 class MetricsInterceptor : public Interceptor {
@@ -36,8 +46,11 @@ class MetricsInterceptor : public Interceptor {
     // "/package.Service/Method"
     const size_t slash = method_.rfind('/');
     if (slash == std::string::npos || slash == 0) return;
-    const std::string service = method_.substr(1, slash - 1);
-    const std::string method = method_.substr(slash + 1);
+    std::string service = method_.substr(1, slash - 1);
+    std::string method = method_.substr(slash + 1);
+    if (code == grpc::StatusCode::UNIMPLEMENTED && !IsDeclared(service + "." + method)) {
+      service = method = kUnknown;
+    }
     handled_
         .Get(
             {{"grpc_service", service}, {"grpc_method", method}, {"grpc_code", GrpcCodeName(code)}})
@@ -76,10 +89,10 @@ std::unique_ptr<grpc::experimental::ServerInterceptorFactoryInterface> MakeMetri
 }
 
 void CountRefusedCall(MetricsRegistry& registry) {
-  // The method is the caller's to invent before it is known to be allowed: no label of it.
+  // Before it is known to be allowed the method is the caller's to invent.
   HandledFamily(registry)
-      .Get({{"grpc_service", "unknown"},
-            {"grpc_method", "unknown"},
+      .Get({{"grpc_service", kUnknown},
+            {"grpc_method", kUnknown},
             {"grpc_code", GrpcCodeName(grpc::StatusCode::UNAUTHENTICATED)}})
       .Increment();
 }

@@ -308,6 +308,36 @@ TEST_F(GrpcTest, CountsCallsByMethodAndCode) {
   EXPECT_THAT(text, HasSubstr("grpc_server_handling_seconds_count{grpc_method=\"ListWorkers\""));
 }
 
+TEST_F(GrpcTest, WhatCallersInventIsNoLabel) {
+  MetricsRegistry metrics("mindforge-test");
+  v1::JobService::CallbackService jobs;  // its methods say UNIMPLEMENTED themselves
+  auto server = GrpcServer::Start({.listen = "127.0.0.1:0", .metrics = &metrics}, {&jobs});
+  ASSERT_TRUE(server.ok()) << server.status();
+  const auto channel = *MakeChannel((*server)->address());
+  grpc::GenericStub stub(channel);
+  grpc::CompletionQueue queue;
+  for (const char* method :
+       {"/mindforge.v1.JobService/GetJob", "/an.Invented/One", "/a.Second/B"}) {
+    grpc::ClientContext context;
+    SetDeadline(context, absl::Seconds(5));
+    const auto call = stub.PrepareUnaryCall(&context, method, grpc::ByteBuffer(), &queue);
+    call->StartCall();
+    grpc::ByteBuffer response;
+    grpc::Status status;
+    call->Finish(&response, &status, nullptr);
+    void* tag = nullptr;
+    bool ok = false;
+    ASSERT_TRUE(queue.Next(&tag, &ok));
+    EXPECT_EQ(status.error_code(), grpc::StatusCode::UNIMPLEMENTED) << method;
+  }
+  (*server)->Drain(absl::Seconds(5));
+  const std::string text = metrics.Text();
+  EXPECT_THAT(text, HasSubstr("{grpc_code=\"Unimplemented\",grpc_method=\"GetJob\""));
+  EXPECT_THAT(text, HasSubstr("{grpc_code=\"Unimplemented\",grpc_method=\"unknown\","
+                              "grpc_service=\"unknown\"} 2"));
+  EXPECT_THAT(text, Not(HasSubstr("Invented")));
+}
+
 // A connection that said hello as HTTP/2 does and never reads what the server says.
 UniqueFd ConnectAndIgnore(int port) {
   UniqueFd fd(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
