@@ -92,14 +92,21 @@ sched::Outcome Shell::StepLocked(const sched::Event& event) {
   const bool stalled = now.mono - last_alive_ > options_.stall ||
                        now.mono - committer_->BusySince() > options_.stall;
   last_alive_ = now.mono;
-  if (stalled) Commit(sched::Step(state_, now, sched::Stalled{}), nullptr);
+  const bool began = stalled && !stalled_;
+  stalled_ = stalled;
+  if (stalled) Commit(Decide(now, sched::Stalled{began}), nullptr);
+  sched::Outcome outcome = Decide(now, event);
+  if (state_.next_expiry < due_before) timer_changed_.Signal();
+  return outcome;
+}
+
+sched::Outcome Shell::Decide(const sched::Now& now, const sched::Event& event) {
   sched::Outcome outcome = sched::Step(state_, now, event);
   if (metrics_ != nullptr) {
     metrics_->ObserveDecision(clock_.MonotonicNow() - now.mono);
     metrics_->Take(outcome);
   }
   for (const std::string& line : outcome.log) MF_LOG(INFO) << line;
-  if (state_.next_expiry < due_before) timer_changed_.Signal();
   return outcome;
 }
 

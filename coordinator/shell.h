@@ -69,6 +69,9 @@ class Shell : public Core {
 
  private:
   sched::Outcome StepLocked(const sched::Event& event) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // Steps, logs and measures.
+  sched::Outcome Decide(const sched::Now& now, const sched::Event& event)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // Hands the outcome to the committer with what is to be said.
   void Commit(sched::Outcome outcome, Reply reply) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   sched::Now ReadClock() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
@@ -85,6 +88,7 @@ class Shell : public Core {
   sched::State state_ ABSL_GUARDED_BY(mutex_);
   absl::Duration last_now_ ABSL_GUARDED_BY(mutex_) = absl::ZeroDuration();
   absl::Duration last_alive_ ABSL_GUARDED_BY(mutex_) = absl::ZeroDuration();
+  bool stalled_ ABSL_GUARDED_BY(mutex_) = false;  // at the last step
   bool stopping_ ABSL_GUARDED_BY(mutex_) = false;
 
   // Last: they call back into the above until they are gone.

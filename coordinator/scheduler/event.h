@@ -130,7 +130,9 @@ struct InferenceGone {
 // Time passed.
 struct Tick {};
 // The coordinator itself stood still: nobody could reach it, so all leases begin anew.
-struct Stalled {};
+struct Stalled {
+  bool began = true;  // false: it goes on, and has been told of
+};
 
 using Event =
     std::variant<SubmitJob, CancelJob, PauseJob, ResumeJob, ScaleJob, DeleteJob, ChangeCheckpoint,

@@ -150,10 +150,11 @@ void RunExpiries(Context& c) {
   }
 }
 
-void RenewLeases(Context& c) {
+void RenewLeases(Context& c, const Stalled& stalled) {
   for (auto& [id, worker] : c.state.workers) {
     if (!worker.lost) worker.lease_from = std::max(worker.lease_from, c.now.mono);
   }
+  if (!stalled.began) return;
   c.out.log.push_back("the coordinator stood still for a while: all leases begin anew");
 }
 

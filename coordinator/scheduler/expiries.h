@@ -9,6 +9,6 @@ namespace mindforge::sched {
 void RunExpiries(Context& c);
 
 // All leases begin anew.
-void RenewLeases(Context& c);
+void RenewLeases(Context& c, const Stalled& stalled);
 
 }  // namespace mindforge::sched

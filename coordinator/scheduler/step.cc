@@ -23,7 +23,7 @@ Outcome Step(State& state, const Now& now, const Event& event) {
   Outcome out;
   Context c{state, now, out, {}, {}, {}};
   // Words that have arrived count before silence does, and a stall is nobody's silence.
-  if (std::holds_alternative<Stalled>(event)) RenewLeases(c);
+  if (const auto* stalled = std::get_if<Stalled>(&event)) RenewLeases(c, *stalled);
   if (const auto* report = std::get_if<WorkerReport>(&event)) {
     const auto worker = state.workers.find(report->worker.id);
     if (worker != state.workers.end() && !worker->second.lost) worker->second.lease_from = now.mono;

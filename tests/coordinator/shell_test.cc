@@ -16,6 +16,8 @@
 namespace mindforge {
 namespace {
 
+using ::testing::HasSubstr;
+
 constexpr absl::Duration kPatience = absl::Seconds(20);
 
 // Counts and lets a test wait for the count.
@@ -183,6 +185,43 @@ TEST_F(ShellTest, AStallOfItsOwnLosesNobody) {
   clock_.Advance(absl::Seconds(60));  // as after SIGSTOP
   shell_->RunTimer();
   EXPECT_EQ(StateOf("w1"), sched::WorkerState::kReady);
+}
+
+TEST_F(ShellTest, WhatIsDecidedAtAStallIsMeasuredToo) {
+  MetricsRegistry registry("test");
+  CoordinatorMetrics metrics(registry);
+  Shell::Options options;
+  options.settings.gather_window = absl::Seconds(10);
+  shell_ = std::make_unique<Shell>(*store_.Load(), store_, clock_, &metrics, options);
+  DoAndWait(Report("w1"));
+  sched::SubmitJob submission = Submission("a");
+  submission.wish.max_workers = 2;
+  DoAndWait(submission);
+  EXPECT_THAT(registry.Text(), Not(HasSubstr("mindforge_job_queue_wait_seconds_count 1")));
+  clock_.Advance(absl::Seconds(60));
+  shell_->RunTimer();
+  EXPECT_THAT(registry.Text(), HasSubstr("mindforge_job_queue_wait_seconds_count 1"));
+  shell_.reset();
+}
+
+TEST_F(ShellTest, AStallIsToldOnceAsLongAsItLasts) {
+  Start();
+  DoAndWait(Report("w1"));
+  store_.Block(true);
+  Counter said;
+  Submit("a", said);
+  ASSERT_TRUE(store_.WaitUntilBlocked(kPatience));
+  testing::internal::CaptureStderr();
+  for (int i = 0; i < 10; ++i) {
+    clock_.Advance(absl::Seconds(1));
+    shell_->RunTimer();
+  }
+  store_.Block(false);
+  EXPECT_TRUE(said.WaitFor(1));
+  const std::string log = testing::internal::GetCapturedStderr();
+  const size_t first = log.find("all leases begin anew");
+  ASSERT_NE(first, std::string::npos) << log;
+  EXPECT_EQ(log.find("all leases begin anew", first + 1), std::string::npos) << log;
 }
 
 TEST_F(ShellTest, ASlowDiskLosesNobody) {
