@@ -47,7 +47,8 @@ Shell::Shell(sched::Snapshot snapshot, Store& store, const Clock& clock,
       clock_(clock),
       metrics_(metrics),
       options_(std::move(options)),
-      subscriptions_(std::make_shared<Subscriptions>(options_.max_subscriptions)) {
+      subscriptions_(std::make_shared<Subscriptions>(options_.max_subscriptions)),
+      reader_(options_.max_reads) {
   Committer::Options committer;
   committer.on_failure = options_.on_failure ? options_.on_failure : EndProcess;
   if (metrics_ != nullptr) {
@@ -77,7 +78,11 @@ void Shell::Stop() {
   }
   timer_changed_.SignalAll();
   if (timer_.joinable()) timer_.join();
-  committer_->Drain();
+  // Replies may read and reads may look again, which is said by the committer.
+  for (int turn = 0; turn < 2; ++turn) {
+    committer_->Drain();
+    reader_.Drain();
+  }
 }
 
 sched::Now Shell::ReadClock() {
@@ -183,6 +188,8 @@ std::unique_ptr<Subscription> Shell::Watch(const WorkerId& worker, std::function
 std::unique_ptr<Subscription> Shell::WatchInference(std::function<void()> wake) {
   return subscriptions_->Add(kInferenceKey, std::move(wake));
 }
+
+bool Shell::Read(std::function<void()> read) { return reader_.Enqueue(std::move(read)); }
 
 absl::StatusOr<std::vector<StoredProgress>> Shell::ReadProgress(const JobId& job,
                                                                 int64_t after_step, int limit) {

@@ -14,6 +14,7 @@
 #include "common/mutex.h"
 #include "coordinator/committer.h"
 #include "coordinator/coordinator_metrics.h"
+#include "coordinator/reader.h"
 #include "coordinator/rpc/core.h"
 #include "coordinator/scheduler/state.h"
 #include "coordinator/store/store.h"
@@ -30,6 +31,7 @@ class Shell : public Core {
     absl::Duration stall = absl::Seconds(2);
     absl::Duration timer_period = absl::Milliseconds(200);  // at least so often it looks
     size_t max_subscriptions = 20'000;
+    size_t max_reads = 20'000;  // of the store that wait for their turn
     // Told of jobs that changed durably or were deleted, on the committer's thread: be quick.
     std::function<void(const std::vector<JobId>&)> on_jobs_changed;
     // Told of a failed commit. The default logs one line and ends the process with status 1.
@@ -45,6 +47,7 @@ class Shell : public Core {
   void View(OnState then) override;
   std::unique_ptr<Subscription> Watch(const JobId& job, std::function<void()> wake) override;
   std::unique_ptr<Subscription> Watch(const WorkerId& worker, std::function<void()> wake) override;
+  bool Read(std::function<void()> read) override;
   absl::StatusOr<std::vector<StoredProgress>> ReadProgress(const JobId& job, int64_t after_step,
                                                            int limit) override;
   absl::StatusOr<std::vector<StoredLog>> ReadLogs(const JobId& job, int64_t after,
@@ -93,6 +96,7 @@ class Shell : public Core {
 
   // Last: they call back into the above until they are gone.
   std::unique_ptr<Committer> committer_;
+  Reader reader_;
   std::thread timer_;  // leases run out while nobody calls
 };
 

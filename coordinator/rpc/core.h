@@ -23,7 +23,8 @@ class Subscription {
   virtual ~Subscription() = default;
 };
 
-// Thread-safe. No method blocks for longer than a step of the scheduler takes.
+// Thread-safe. No method blocks for longer than a step of the scheduler takes, but for those that
+// read the store.
 class Core {
  public:
   virtual ~Core() = default;
@@ -48,7 +49,11 @@ class Core {
   virtual std::unique_ptr<Subscription> Watch(const WorkerId& worker,
                                               std::function<void()> wake) = 0;
 
-  // As Store's.
+  // Runs `read` soon on a thread that may be held up by the disk. False: too many wait already, and
+  // it never runs.
+  virtual bool Read(std::function<void()> read) = 0;
+
+  // As Store's. REQUIRES: called from within Read.
   virtual absl::StatusOr<std::vector<StoredProgress>> ReadProgress(const JobId& job,
                                                                    int64_t after_step,
                                                                    int limit) = 0;

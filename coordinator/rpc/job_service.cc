@@ -142,11 +142,14 @@ grpc::ServerUnaryReactor* JobService::GetJob(grpc::CallbackServerContext* contex
     if (!job->events.empty()) return Finish(reactor, absl::OkStatus());
     // Those of jobs that ended before this coordinator began are in the store alone.
     return [=, this, id = job->id] {
-      const auto events = core_.ReadEvents(id);
-      if (events.ok()) {
-        for (const sched::JobEvent& event : *events) AddEvent(event, response);
-      }
-      reactor->Finish(ToGrpcStatus(events.status()));
+      const bool taken = core_.Read([=, this] {
+        const auto events = core_.ReadEvents(id);
+        if (events.ok()) {
+          for (const sched::JobEvent& event : *events) AddEvent(event, response);
+        }
+        reactor->Finish(ToGrpcStatus(events.status()));
+      });
+      if (!taken) reactor->Finish(ToGrpcStatus(StoreReadsBusy()));
     };
   });
   return reactor;

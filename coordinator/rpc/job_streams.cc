@@ -24,7 +24,7 @@ struct Found {
 };
 
 // Makes the next messages. `job` is null when it is gone. Runs under the shell's lock (be quick)
-// and returns what is to be done without it.
+// and returns what is to be done without it, where the store may be read.
 template <typename Message>
 using Source =
     std::function<std::function<Found<Message>()>(const sched::State&, const sched::Job* job)>;
@@ -83,6 +83,13 @@ class JobStream : public grpc::ServerWriteReactor<Message>,
   static absl::Status Draining() {
     return Error(absl::StatusCode::kUnavailable, "DRAINING",
                  "the coordinator is stopping: call again when it is back");
+  }
+
+  static Found<Message> Busy() {
+    Found<Message> found;
+    found.end = true;
+    found.status = StoreReadsBusy();
+    return found;
   }
 
   void Follow(const JobId& id) {
@@ -149,7 +156,10 @@ class JobStream : public grpc::ServerWriteReactor<Message>,
     core_.View([self, look_at](const sched::State& state, const sched::Now&) -> Core::Reply {
       const auto job = state.jobs.find(look_at);
       auto read = self->source_(state, job == state.jobs.end() ? nullptr : &job->second);
-      return [self, read = std::move(read)] { self->Take(read()); };
+      return [self, read = std::move(read)] {
+        if (self->core_.Read([self, read] { self->Take(read()); })) return;
+        self->Take(Busy());
+      };
     });
   }
 

@@ -83,6 +83,11 @@ absl::Status DeploymentNotFound(const std::string& name) {
                                                        "': `mindforge model list` shows all"));
 }
 
+absl::Status StoreReadsBusy() {
+  return Error(absl::StatusCode::kResourceExhausted, "STORE_BUSY",
+               "too many calls wait for the coordinator's disk: try again in a moment");
+}
+
 grpc::ServerUnaryReactor* Mutate(grpc::CallbackServerContext* context, Core& core,
                                  const absl::StatusOr<sched::Event>& event, FillOutcome fill) {
   grpc::ServerUnaryReactor* const reactor = context->DefaultReactor();

@@ -25,6 +25,8 @@ absl::Status JobNotFound(const std::string& name_or_id);
 absl::Status WorkerNotFound(const std::string& name_or_id);
 absl::Status CheckpointNotFound(const std::string& job, int64_t step);
 absl::Status DeploymentNotFound(const std::string& name);
+// Core::Read would not take it.
+absl::Status StoreReadsBusy();
 
 // Ends the call with `status` once what it tells is durable.
 inline Core::Reply Finish(grpc::ServerUnaryReactor* reactor, absl::Status status) {

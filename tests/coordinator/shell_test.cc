@@ -240,6 +240,39 @@ TEST_F(ShellTest, ASlowDiskLosesNobody) {
   EXPECT_TRUE(said.WaitFor(1));
 }
 
+TEST_F(ShellTest, AReadThatTakesLongHoldsUpNoCommit) {
+  Start();
+  Counter reading, may_end, done, said;
+  ASSERT_TRUE(shell_->Read([&] {
+    reading.Add();
+    may_end.WaitFor(1);
+    done.Add();
+  }));
+  ASSERT_TRUE(reading.WaitFor(1));
+  Submit("a", said);
+  EXPECT_TRUE(said.WaitFor(1));
+  EXPECT_EQ(done.count(), 0);
+  may_end.Add();
+  shell_->Stop();
+  EXPECT_EQ(done.count(), 1) << "a stop waits for what was asked";
+}
+
+TEST_F(ShellTest, ReadsHaveALimit) {
+  Shell::Options options;
+  options.max_reads = 1;
+  shell_ = std::make_unique<Shell>(*store_.Load(), store_, clock_, nullptr, options);
+  Counter reading, may_end;
+  ASSERT_TRUE(shell_->Read([&] {
+    reading.Add();
+    may_end.WaitFor(1);
+  }));
+  ASSERT_TRUE(reading.WaitFor(1));
+  EXPECT_TRUE(shell_->Read([] {}));
+  EXPECT_FALSE(shell_->Read([] {}));
+  may_end.Add();
+  shell_.reset();
+}
+
 TEST_F(ShellTest, WakesWatchersAfterDurableChanges) {
   Start();
   Counter said, woken;
