@@ -17,10 +17,18 @@ class JobsOfShell : public TrackedJobs {
 
   std::optional<TrackedJob> Find(const JobId& id) const override {
     std::optional<TrackedJob> found;
-    shell_->Peek([&](const sched::State& state, const sched::Now&) {
+    const auto durable = std::make_shared<Durable>();
+    shell_->View([&](const sched::State& state, const sched::Now&) -> Core::Reply {
       const auto job = state.jobs.find(id);
       if (job != state.jobs.end()) found = Describe(job->second);
+      return [durable] {
+        MutexLock lock(durable->mutex);
+        durable->is = true;
+        durable->changed.SignalAll();
+      };
     });
+    MutexLock lock(durable->mutex);
+    durable->changed.Wait(durable->mutex, [&] { return durable->is; });
     return found;
   }
 
@@ -34,8 +42,15 @@ class JobsOfShell : public TrackedJobs {
   }
 
  private:
+  struct Durable {
+    Mutex mutex;
+    CondVar changed;
+    bool is = false;  // under mutex
+  };
+
   static TrackedJob Describe(const sched::Job& job) {
-    return {job.id, job.wish.name, job.submitted_at, job.final()};
+    return {job.id,      job.wish.name, job.submitted_at,
+            job.final(), job.max_step,  job.milestone_count};
   }
 
   const std::unique_ptr<Shell>& shell_;

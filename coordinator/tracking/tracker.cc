@@ -21,8 +21,20 @@ namespace mindforge {
 namespace {
 
 constexpr int kRowsAtOnce = 512;
-// Says that an ended job's file holds all, so that a start need not look into it.
+// Says up to where an ended job's file goes, so that a start need not look into it while that is
+// all there is: an agent that was away may bring more after the end.
 constexpr char kComplete[] = ".complete";
+constexpr size_t kMaxCompleteBytes = 64;
+
+std::string CompleteUpTo(int64_t step, int64_t milestone) {
+  return absl::StrCat(step, " ", milestone, "\n");
+}
+
+bool IsComplete(const TrackedJob& job, const std::string& folder) {
+  if (!job.ended) return false;
+  const auto mark = ReadFile(JoinPath(folder, kComplete), kMaxCompleteBytes);
+  return mark.ok() && *mark == CompleteUpTo(job.last_step, job.last_milestone);
+}
 
 std::string FileName(const TrackedJob& job) {
   return absl::StrCat("events.out.tfevents.", absl::ToUnixSeconds(job.submitted_at), ".",
@@ -58,27 +70,26 @@ const char* TagOf(sched::MilestoneKind kind) {
   return "job/events";
 }
 
-absl::Status Append(const std::string& path, const EventFileEnd& end, std::string_view frames) {
-  const int flags = O_WRONLY | O_CLOEXEC | O_APPEND | (end.bytes == 0 ? O_CREAT : 0);
+// Writes `bytes` behind the first `keep` of the file.
+absl::Status WriteBehind(const std::string& path, int64_t keep, std::string_view bytes) {
+  const int flags = O_WRONLY | O_CLOEXEC | O_APPEND | (keep == 0 ? O_CREAT : 0);
   UniqueFd fd(::open(path.c_str(), flags, 0644));
   if (!fd.valid()) return ErrnoStatus(errno, "cannot open", path);
-  // What lies behind the last whole frame is a torn tail.
-  if (::ftruncate(fd.get(), end.bytes) != 0) return ErrnoStatus(errno, "cannot truncate", path);
-  while (!frames.empty()) {
-    const ssize_t written = ::write(fd.get(), frames.data(), frames.size());
+  if (::ftruncate(fd.get(), keep) != 0) return ErrnoStatus(errno, "cannot truncate", path);
+  while (!bytes.empty()) {
+    const ssize_t written = ::write(fd.get(), bytes.data(), bytes.size());
     if (written < 0 && errno == EINTR) continue;
     if (written < 0) return ErrnoStatus(errno, "cannot write", path);
-    frames.remove_prefix(static_cast<size_t>(written));
+    bytes.remove_prefix(static_cast<size_t>(written));
   }
   return absl::OkStatus();
 }
 
 // The file is durable before the mark, which need not be: without it a start looks again.
-absl::Status MarkComplete(const std::string& folder, const std::string& file) {
+absl::Status MarkComplete(const std::string& folder, const std::string& file,
+                          const EventFileEnd& end) {
   RETURN_IF_ERROR(SyncFile(file));
-  const std::string path = JoinPath(folder, kComplete);
-  const UniqueFd fd(::open(path.c_str(), O_WRONLY | O_CREAT | O_CLOEXEC, 0644));
-  return fd.valid() ? absl::OkStatus() : ErrnoStatus(errno, "cannot make", path);
+  return WriteBehind(JoinPath(folder, kComplete), 0, CompleteUpTo(end.last_step, end.last_number));
 }
 
 }  // namespace
@@ -140,8 +151,7 @@ std::set<JobId> Tracker::TakeWaiting() {
   }
   if (all) {
     for (const TrackedJob& job : jobs_.All()) {
-      const bool complete = job.ended && PathExists(JoinPath(FolderOf(job), kComplete));
-      if (!complete) ids.insert(job.id);
+      if (!IsComplete(job, FolderOf(job))) ids.insert(job.id);
     }
   }
   const absl::Duration now = clock_.MonotonicNow();
@@ -209,12 +219,13 @@ absl::Status Tracker::Write(const TrackedJob& job, Cursor& cursor, bool* complet
     ASSIGN_OR_RETURN(const std::string frames, NextFrames(job, cursor));
     if (frames.empty()) break;
     if (before.bytes == 0) RETURN_IF_ERROR(MakeDirs(cursor.folder));
-    RETURN_IF_ERROR(Append(cursor.path, before, frames));
+    // What lies behind the last whole frame is a torn tail.
+    RETURN_IF_ERROR(WriteBehind(cursor.path, before.bytes, frames));
     cursor.end.bytes = before.bytes + static_cast<int64_t>(frames.size());
   }
   *complete = job.ended && !Stopping();
   if (!*complete || cursor.end.bytes == 0) return absl::OkStatus();
-  return MarkComplete(cursor.folder, cursor.path);
+  return MarkComplete(cursor.folder, cursor.path, cursor.end);
 }
 
 absl::StatusOr<std::string> Tracker::NextFrames(const TrackedJob& job, Cursor& cursor) {

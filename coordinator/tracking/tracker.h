@@ -27,13 +27,17 @@ struct TrackedJob {
   std::string name;
   absl::Time submitted_at;
   bool ended = false;
+  int64_t last_step = 0;       // on record; 0: none
+  int64_t last_milestone = 0;  // its number; 0: none
 };
 
 // The jobs as they are now. Thread-safe.
 class TrackedJobs {
  public:
   virtual ~TrackedJobs() = default;
-  virtual std::optional<TrackedJob> Find(const JobId& id) const = 0;  // none: deleted
+  // As it is durable; none: deleted.
+  virtual std::optional<TrackedJob> Find(const JobId& id) const = 0;
+  // May be ahead of what is durable.
   virtual std::vector<TrackedJob> All() const = 0;
 };
 

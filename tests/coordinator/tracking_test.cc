@@ -186,12 +186,33 @@ TEST_F(TrackingTest, WaitsForALateStepButNotForEver) {
 TEST_F(TrackingTest, AnEndedJobIsFinishedAndNotLookedIntoAgain) {
   Record(1, 2);
   Record(4, 4);
+  Mark(1, "one");
   jobs_.jobs[0].ended = true;
+  jobs_.jobs[0].last_step = 4;
+  jobs_.jobs[0].last_milestone = 1;
   CatchUp();
   EXPECT_EQ(ScanEventFile(Path())->last_step, 4);
   ASSERT_TRUE(WriteFileDurably(Path(), "not ours any more").ok());
   Start();
   EXPECT_EQ(Bytes(), "not ours any more");
+}
+
+TEST_F(TrackingTest, WhatAnEndedJobsAgentBroughtLateIsWrittenAfterARestartToo) {
+  Record(1, 2);
+  jobs_.jobs[0].ended = true;
+  jobs_.jobs[0].last_step = 2;
+  CatchUp();
+  tracker_.reset();
+  // Durable, and then the coordinator died.
+  Record(3, 4);
+  jobs_.jobs[0].last_step = 4;
+  Start();
+  EXPECT_EQ(ScanEventFile(Path())->last_step, 4);
+  tracker_.reset();
+  Mark(1, "checkpoint of step 4");
+  jobs_.jobs[0].last_milestone = 1;
+  Start();
+  EXPECT_THAT(Bytes(), HasSubstr("checkpoint of step 4"));
 }
 
 TEST_F(TrackingTest, JobsOfOneNameHaveAFolderEach) {
