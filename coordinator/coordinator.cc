@@ -20,6 +20,9 @@ constexpr const char* kServices[] = {
     "JobService",         "CheckpointService",     "WorkerService",   "DeploymentService",
     "WorkerAgentService", "InferenceAgentService", "InferenceService"};
 
+// Agents give up a call after 30 s: what is parked has to be answered well before.
+constexpr absl::Duration kLongestPark = absl::Seconds(20);
+
 std::string ServiceName(const char* service) { return absl::StrCat("mindforge.v1.", service); }
 
 }  // namespace
@@ -28,14 +31,14 @@ absl::StatusOr<CoordinatorOptions> ParseOptions(const v1::CoordinatorConfig& con
   CoordinatorOptions options;
   std::vector<FieldViolation> problems;
   const auto duration = [&](const char* field, const std::string& text, absl::Duration* out,
-                            absl::Duration least) {
+                            absl::Duration least, absl::Duration most = absl::Hours(24)) {
     if (text.empty()) return;
     const absl::StatusOr<absl::Duration> parsed = ParseDuration(text);
     if (!parsed.ok()) {
       problems.push_back({field, std::string(parsed.status().message())});
-    } else if (*parsed < least || *parsed > absl::Hours(24)) {
-      problems.push_back(
-          {field, absl::StrCat("is ", text, ", must be from ", FormatDuration(least), " to 24h")});
+    } else if (*parsed < least || *parsed > most) {
+      problems.push_back({field, absl::StrCat("is ", text, ", must be from ", FormatDuration(least),
+                                              " to ", FormatDuration(most))});
     } else {
       *out = *parsed;
     }
@@ -45,7 +48,7 @@ absl::StatusOr<CoordinatorOptions> ParseOptions(const v1::CoordinatorConfig& con
   duration("unreachable_timeout", config.unreachable_timeout(), &settings.unreachable_timeout,
            absl::Milliseconds(100));
   duration("synchronize_park", config.synchronize_park(), &options.synchronize_park,
-           absl::Milliseconds(10));
+           absl::Milliseconds(10), kLongestPark);
   duration("gather_window", config.gather_window(), &settings.gather_window, absl::ZeroDuration());
   duration("grow_cooldown", config.grow_cooldown(), &settings.grow_cooldown, absl::ZeroDuration());
   if (config.synchronize_park().empty()) {
