@@ -32,7 +32,8 @@ absl::StatusOr<v1::CoordinatorConfig> ReadConfig(const Flags& flags) {
   if (!flags.token_file.empty()) config.set_token_file(flags.token_file);
   if (flags.insecure) config.set_insecure(true);
   if (!flags.http.empty()) {
-    return absl::UnimplementedError("--http: the OpenAI-compatible door is not there yet");
+    return absl::UnimplementedError(
+        "--http: the coordinator has no HTTP door yet; leave it out and use the gRPC API");
   }
   return config;
 }
@@ -75,7 +76,7 @@ int main(int argc, char** argv) {
   app.add_option("--listen", flags.listen, "HOST:PORT of the gRPC API [127.0.0.1:7070]");
   app.add_option("--data-dir", flags.data_dir, "where the store lives");
   app.add_option("--metrics", flags.metrics, "HOST:PORT of /metrics [127.0.0.1:9464]");
-  app.add_option("--http", flags.http, "HOST:PORT of the OpenAI-compatible door (off)");
+  app.add_option("--http", flags.http)->group("");  // refused: --help does not offer it
   app.add_option("--token-file", flags.token_file, "file with the token callers must show");
   app.add_flag("--insecure", flags.insecure, "listen beyond loopback without TLS and token");
   try {

@@ -126,5 +126,26 @@ TEST(Durability, AnUnreadableStoreIsRefusedInOneLine) {
   EXPECT_EQ(std::count(daemon.output().begin(), daemon.output().end(), '\n'), 1);
 }
 
+std::string OutputOf(const std::string& flag, const std::string& value = "") {
+  SubprocessOptions options;
+  options.argv = {Binary(), flag};
+  if (!value.empty()) options.argv.push_back(value);
+  options.capture_output = true;
+  auto spawned = Subprocess::Spawn(options);
+  MF_CHECK_OK(spawned.status());
+  std::string output;
+  char buffer[4096];
+  ssize_t count = 0;
+  while ((count = read((*spawned)->output_fd(), buffer, sizeof buffer)) > 0) {
+    output.append(buffer, static_cast<size_t>(count));
+  }
+  return output;
+}
+
+TEST(Coordinator, OffersNoDoorThatItDoesNotHave) {
+  EXPECT_THAT(OutputOf("--help"), Not(HasSubstr("--http")));
+  EXPECT_THAT(OutputOf("--http", "127.0.0.1:0"), HasSubstr("the coordinator has no HTTP door yet"));
+}
+
 }  // namespace
 }  // namespace mindforge
