@@ -137,26 +137,27 @@ void FillDefaults(v1::JobSpec& job) {
 }
 #undef MF_DEFAULT
 
-void CheckHeads(const v1::ModelSpec& model, Checker& check) {
+// True when the heads fit each other and hidden_size. `dim_given`: not filled in as a default.
+bool CheckHeads(const v1::ModelSpec& model, bool dim_given, Checker& check) {
   const int64_t hidden = model.hidden_size(), heads = model.num_attention_heads();
   const int64_t kv_heads = model.num_key_value_heads(), dim = model.head_dim();
-  if (!check.Range("model.num_attention_heads", heads, int64_t{1}, 1024)) return;
-  if (check.Range("model.num_key_value_heads", kv_heads, int64_t{1}, heads)) {
-    check.Require(heads % kv_heads == 0, "model.num_key_value_heads",
-                  absl::StrCat("is ", kv_heads, ", must divide num_attention_heads (", heads, ")"));
+  if (!check.Range("model.num_attention_heads", heads, int64_t{1}, 1024)) return false;
+  const bool kv_fits =
+      check.Range("model.num_key_value_heads", kv_heads, int64_t{1}, heads) &&
+      check.Require(
+          heads % kv_heads == 0, "model.num_key_value_heads",
+          absl::StrCat("is ", kv_heads, ", must divide num_attention_heads (", heads, ")"));
+  if (!dim_given && !check.Require(hidden % heads == 0, "model.num_attention_heads",
+                                   absl::StrCat("is ", heads, ", must divide hidden_size (", hidden,
+                                                "), or model.head_dim must be given"))) {
+    return false;
   }
-  if (dim == hidden / heads &&
-      !check.Require(hidden % heads == 0, "model.num_attention_heads",
-                     absl::StrCat("is ", heads, ", must divide hidden_size (", hidden,
-                                  "), or model.head_dim must be given"))) {
-    return;
-  }
-  if (check.Range("model.head_dim", dim, int64_t{1}, 4096)) {
-    check.Require(dim % 2 == 0, "model.head_dim",
-                  absl::StrCat("is ", dim,
-                               ", must be even (RoPE turns pairs): choose another "
-                               "hidden_size or num_attention_heads"));
-  }
+  return check.Range("model.head_dim", dim, int64_t{1}, 4096) &&
+         check.Require(dim % 2 == 0, "model.head_dim",
+                       absl::StrCat("is ", dim,
+                                    ", must be even (RoPE turns pairs): choose another "
+                                    "hidden_size or num_attention_heads")) &&
+         kv_fits;
 }
 
 void CheckExperts(const v1::ModelSpec& model, Checker& check) {
@@ -168,9 +169,11 @@ void CheckExperts(const v1::ModelSpec& model, Checker& check) {
   check.Range("model.n_shared_experts", model.n_shared_experts(), int64_t{0}, 1024);
 }
 
-void CheckModel(const v1::ModelSpec& model, Checker& check) {
+// True when the sizes of its projections are known.
+bool CheckModel(const v1::ModelSpec& model, bool head_dim_given, Checker& check) {
+  bool sizes_fit = false;
   if (check.Range("model.hidden_size", model.hidden_size(), int64_t{1}, 65536)) {
-    CheckHeads(model, check);
+    sizes_fit = CheckHeads(model, head_dim_given, check);
     check.Range("model.intermediate_size", model.intermediate_size(), int64_t{1}, 1 << 20);
   }
   check.Range("model.num_hidden_layers", model.num_hidden_layers(), int64_t{1}, 1024);
@@ -185,6 +188,7 @@ void CheckModel(const v1::ModelSpec& model, Checker& check) {
                 absl::StrCat("is ", model.dropout(), ", must be from 0 to below 1"));
   check.Range("model.aux_loss_alpha", model.aux_loss_alpha(), 0.0, 1e6);
   CheckExperts(model, check);
+  return sizes_fit;
 }
 
 void CheckPaths(const v1::DataSpec& data, Checker& check) {
@@ -236,8 +240,8 @@ void CheckTraining(const v1::TrainingSpec& training, Checker& check) {
   check.Path("training.init_from", training.init_from(), "", false);
 }
 
-// Adapters go beside square projections: one must be there.
-void CheckLora(const v1::JobSpec& job, Checker& check) {
+// Adapters go beside square projections: one must be there. `sizes_fit`: those of the model.
+void CheckLora(const v1::JobSpec& job, bool sizes_fit, Checker& check) {
   if (!job.has_lora()) return;
   const v1::ModelSpec& model = job.model();
   const int64_t hidden = model.hidden_size();
@@ -245,6 +249,7 @@ void CheckLora(const v1::JobSpec& job, Checker& check) {
   check.Require(!job.training().init_from().empty(), "training.init_from",
                 "is missing: lora trains adapters beside a model that is there; give its folder, "
                 "its .safetensors or its .pth file");
+  if (!sizes_fit) return;  // refused already; their products may be beyond any number
   const int64_t dim = model.head_dim();
   const bool square = model.num_attention_heads() * dim == hidden ||
                       model.num_key_value_heads() * dim == hidden ||
@@ -326,14 +331,15 @@ ValidatedJob ValidateJob(const v1::JobSpec& submitted) {
   result.spec = submitted;
   v1::JobSpec& job = result.spec;
   FillDefaults(job);
+  const bool head_dim_given = submitted.model().has_head_dim();
   Checker check(result.violations);
   if (std::string problem = CheckName(job.name()); !problem.empty()) {
     check.Require(false, "name", std::move(problem));
   }
-  CheckModel(job.model(), check);
+  const bool sizes_fit = CheckModel(job.model(), head_dim_given, check);
   CheckData(job, check);
   CheckTraining(job.training(), check);
-  CheckLora(job, check);
+  CheckLora(job, sizes_fit, check);
   CheckWorkers(job, check);
   check.Range("priority", int64_t{job.priority()}, -1'000'000, 1'000'000);
   check.Path("checkpoint.dir", job.checkpoint().dir(),

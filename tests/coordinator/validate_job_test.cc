@@ -102,6 +102,8 @@ const BadJob kBadJobs[] = {
     {"lora {rank: 0} training {init_from: '/m'}", "lora.rank", "must be from 1 to 512"},
     {"lora {rank: 513} training {init_from: '/m'}", "lora.rank", "must be from 1 to 512"},
     {"lora {} training {init_from: '/m'} model {head_dim: 32}", "lora", "no square projection"},
+    {"lora {} training {init_from: '/m'} model {head_dim: 9223372036854775807}", "model.head_dim",
+     "must be from 1 to 4096"},
     {"training {epochs: 0}", "training.epochs", "must be from 1"},
     {"training {microbatch_size: 0}", "training.microbatch_size", "must be from 1"},
     {"training {accumulation_steps: 0}", "training.accumulation_steps", "must be from 1"},
@@ -168,6 +170,17 @@ TEST(ValidateJob, AcceptsWhatTheReferenceCanDo) {
   spec.MergeFrom(change);
   EXPECT_THAT(ValidateJob(spec).violations, IsEmpty());
   EXPECT_THAT(ValidateJob(spec).warnings, IsEmpty());
+}
+
+TEST(ValidateJob, AHeadDimThatIsGivenNeedNotDivideTheHiddenSize) {
+  v1::JobSpec spec = GoodJob("tang");
+  spec.mutable_model()->set_hidden_size(100);
+  spec.mutable_model()->set_num_attention_heads(8);
+  spec.mutable_model()->set_head_dim(12);  // what 100 / 8 comes to as well
+  EXPECT_THAT(ValidateJob(spec).violations, IsEmpty());
+  spec.mutable_model()->clear_head_dim();
+  ASSERT_EQ(ValidateJob(spec).violations.size(), 1u);
+  EXPECT_THAT(ValidateJob(spec).violations[0].description, HasSubstr("head_dim must be given"));
 }
 
 TEST(ValidateJob, FillsInTheDefaultsOfWhatIsAskedFor) {
