@@ -1,7 +1,10 @@
 // What callers see of calls that overtake each other, and of a coordinator that was restarted.
 #include <gtest/gtest.h>
 
+#include <thread>
+
 #include "absl/time/clock.h"
+#include "common/mutex.h"
 #include "tests/coordinator/service_fixture.h"
 
 namespace mindforge {
@@ -33,6 +36,44 @@ TEST_F(RestartTest, AnOvertakenCallIsAnsweredAtOnce) {
   const absl::Time before = absl::Now();
   ASSERT_TRUE(Synchronize(request, &response).ok());
   EXPECT_LT(absl::Now() - before, absl::Seconds(4)) << "well before the park's five seconds";
+}
+
+// Of one agent's calls only one stays parked, whichever of them got there first.
+TEST_F(RestartTest, OneOfAnAgentsParkedCallsAnswersTheOther) {
+  v1::SynchronizeRequest request = Report("w1");
+  v1::SynchronizeResponse registered;
+  ASSERT_TRUE(Synchronize(request, &registered).ok());
+  request.set_no_park(false);
+  request.set_known_version(registered.desired_version());
+  Mutex mutex;
+  CondVar changed;
+  int returned = 0;
+  const auto call = [&] {
+    v1::SynchronizeResponse response;
+    EXPECT_TRUE(Synchronize(request, &response).ok());
+    MutexLock lock(mutex);
+    ++returned;
+    changed.SignalAll();
+  };
+  const auto newest_call = [&] {
+    int64_t newest = 0;
+    coordinator_->shell().Peek([&](const sched::State& state, const sched::Now&) {
+      newest = state.workers.at(WorkerId("w1-id")).newest_call;
+    });
+    return newest;
+  };
+  const absl::Time before = absl::Now();
+  std::thread first(call);
+  while (newest_call() < 2) std::this_thread::yield();  // else it is overtaken, and not parked
+  std::thread second(call);
+  {
+    MutexLock lock(mutex);
+    EXPECT_TRUE(changed.WaitFor(mutex, kCallTimeout, [&] { return returned > 0; }));
+  }
+  EXPECT_LT(absl::Now() - before, absl::Seconds(4)) << "well before the park's five seconds";
+  coordinator_->Drain(kCallTimeout);
+  first.join();
+  second.join();
 }
 
 }  // namespace

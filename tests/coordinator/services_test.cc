@@ -260,26 +260,6 @@ TEST_F(ServicesTest, AParkedAgentIsToldAtOnce) {
   EXPECT_LT(absl::Now() - before, absl::Seconds(2)) << "well before the park's five seconds";
 }
 
-TEST_F(ServicesTest, ANewerCallAnswersAnOlderParkedOne) {
-  v1::SynchronizeRequest request = Report("w1");
-  v1::SynchronizeResponse registered;
-  ASSERT_TRUE(Synchronize(request, &registered).ok());
-  request.set_no_park(false);
-  request.set_known_version(registered.desired_version());
-  const absl::Time before = absl::Now();
-  absl::Status first, second;
-  v1::SynchronizeResponse first_response, second_response;
-  std::thread one([&] { first = Synchronize(request, &first_response); });
-  std::thread two([&] { second = Synchronize(request, &second_response); });
-  // One of them is answered by the other; draining answers the one that is left.
-  coordinator_->shell().Peek([](const sched::State&, const sched::Now&) {});
-  SubmitGood("tang");
-  one.join();
-  two.join();
-  EXPECT_TRUE(first.ok() && second.ok()) << first << second;
-  EXPECT_LT(absl::Now() - before, absl::Seconds(4));
-}
-
 TEST_F(ServicesTest, ABadReportIsRefusedByField) {
   v1::SynchronizeRequest request = Report("w1");
   request.clear_worker_id();
