@@ -26,7 +26,7 @@ std::string Deterministic(const google::protobuf::Message& message) {
 }
 
 std::string Digest(const std::string& method, const google::protobuf::Message& body) {
-  // The id itself is no part of the body, nor is what the fields are unknown for.
+  // The id itself is no part of the body.
   std::unique_ptr<google::protobuf::Message> copy(body.New());
   copy->CopyFrom(body);
   const auto* field = copy->GetDescriptor()->FindFieldByName("request_id");

@@ -22,6 +22,7 @@ absl::StatusOr<UniqueFd> LockFolder(const std::string& folder) {
   UniqueFd fd(open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0644));
   if (fd.get() < 0) return ErrnoStatus(errno, "cannot open", path);
   if (flock(fd.get(), LOCK_EX | LOCK_NB) != 0) {
+    if (errno != EWOULDBLOCK) return ErrnoStatus(errno, "cannot lock", path);
     return absl::AlreadyExistsError(
         absl::StrCat("another coordinator uses ", folder, " (it holds ", path,
                      "): stop it first, or give this one a folder of its own with --data-dir"));
