@@ -1,7 +1,6 @@
 #include "worker/agent/devices.h"
 
 #include <dlfcn.h>
-#include <sched.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -14,6 +13,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
 #include "absl/strings/strip.h"
+#include "common/cpu_cores.h"
 #include "common/version.h"
 
 namespace mindforge {
@@ -45,24 +45,6 @@ std::string CpuVendor() {
     }
   }
   return "unknown";
-}
-
-// Cores that this process may use, so that a container's share is respected.
-int UsableCores() {
-  cpu_set_t set;
-  CPU_ZERO(&set);
-  int cores = sched_getaffinity(0, sizeof(set), &set) == 0
-                  ? CPU_COUNT(&set)
-                  : static_cast<int>(sysconf(_SC_NPROCESSORS_ONLN));
-  // cgroup v2: "max 100000" or "200000 100000".
-  std::ifstream quota("/sys/fs/cgroup/cpu.max");
-  std::string limit;
-  double period = 0;
-  double microseconds = 0;
-  if (quota >> limit >> period && absl::SimpleAtod(limit, &microseconds) && period > 0) {
-    cores = std::min(cores, static_cast<int>(microseconds / period));
-  }
-  return std::max(cores, 1);
 }
 
 // NVIDIA's management library, loaded by hand: the agent runs where there is none as well.

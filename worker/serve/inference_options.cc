@@ -1,12 +1,12 @@
 #include "worker/serve/inference_options.h"
 
 #include <algorithm>
-#include <thread>
 
 #include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/strip.h"
+#include "common/cpu_cores.h"
 #include "common/net.h"
 #include "common/status_macros.h"
 #include "worker/serve/field_checker.h"
@@ -22,6 +22,12 @@ bool IsDevice(absl::string_view device) {
   uint32_t index = 0;
   return device == "cpu" ||
          (absl::ConsumePrefix(&device, "cuda:") && absl::SimpleAtoi(device, &index));
+}
+
+// Listening on every address of a machine names none of them.
+bool IsWildcard(const std::string& address) {
+  const absl::StatusOr<HostPort> parsed = ParseHostPort(address);
+  return parsed.ok() && (parsed->host == "0.0.0.0" || parsed->host == "::");
 }
 
 void CheckAddress(const std::string& field, const std::string& address, FieldChecker* check) {
@@ -46,8 +52,7 @@ RunnerOptions Runner(const v1::InferenceConfig& config, FieldChecker* check) {
   };
   runner.slots = positive("slots", config.slots(), 32, 4096);
   runner.max_context = positive("max_context", config.max_context(), 2048, 1 << 20);
-  runner.threads = positive("threads", config.threads(),
-                            std::max<int64_t>(std::thread::hardware_concurrency(), 1), 1024);
+  runner.threads = positive("threads", config.threads(), UsableCores(), 1024);
   // Every slot must be able to decode beside one chunk of a prompt.
   runner.max_batch_tokens = std::max(runner.max_batch_tokens, runner.slots + 256);
   return runner;
@@ -89,6 +94,12 @@ absl::StatusOr<InferenceOptions> ReadInferenceOptions(const v1::InferenceConfig&
   options.client.ca_file = config.tls().ca_file();
   options.client.token_file = config.token_file();
   options.advertise = config.advertise();
+  check.Require(options.coordinator.empty() || !options.advertise.empty() ||
+                    !IsWildcard(options.server.listen),
+                "advertise (--advertise)",
+                absl::StrCat("is missing: the coordinator cannot reach this worker by ",
+                             options.server.listen,
+                             " (--listen); give the host name or address that it can"));
   options.name = Or(config.name(), HostName());
   options.data_dir = Or(config.data_dir(), "mindforge-data/inference");
   if (config.queue_capacity() != 0) {
