@@ -7,6 +7,7 @@
 #include <filesystem>
 #include <fstream>
 #include <functional>
+#include <map>
 
 #include "common/error_details.h"
 #include "gmock/gmock.h"
@@ -61,6 +62,10 @@ class Folder {
   }
   void SayStyle(const std::string& style) {
     Edit("config.json", [&](nlohmann::json& json) { json[kPromptStyleField] = style; });
+  }
+
+  void SayGeneration(const nlohmann::json& json) {
+    std::ofstream(File("generation_config.json")) << json;
   }
 
   v1::DesiredModel Desire() const {
@@ -217,6 +222,31 @@ TEST(ServedModel, SaysWhatIsWrongWithAnAdapter) {
   status = Load(desired).status();
   EXPECT_TRUE(absl::IsInvalidArgument(status)) << status;
   EXPECT_THAT(std::string(status.message()), HasSubstr("q_proj"));
+}
+
+// A worker that was ready with these would refuse every request as the caller's fault.
+TEST(ServedModel, RefusesGenerationDefaultsThatNoRequestCouldHave) {
+  Folder folder;
+  folder.SayGeneration({{"temperature", 0.5}, {"top_p", 0.9}, {"eos_token_id", {2, 6399}}});
+  const auto loaded = Load(folder.Desire());
+  ASSERT_TRUE(loaded.ok()) << loaded.status();
+  EXPECT_EQ(loaded->model->defaults.temperature, 0.5);
+  EXPECT_THAT(loaded->model->eos_ids, ElementsAre(2, 6399));
+  for (const auto& [field, value] :
+       std::map<std::string, nlohmann::json>{{"temperature", -1},
+                                             {"top_p", 0},
+                                             {"min_p", 1},
+                                             {"top_k", -1},
+                                             {"repetition_penalty", 0},
+                                             {"max_new_tokens", -5},
+                                             {"eos_token_id", 6400},
+                                             {"eos_token_id[1]", {2, int64_t{1} << 32}}}) {
+    folder.SayGeneration({{field.substr(0, field.find('[')), value}});
+    const absl::Status status = Load(folder.Desire()).status();
+    EXPECT_TRUE(absl::IsInvalidArgument(status)) << field << ": " << status;
+    EXPECT_THAT(std::string(status.message()), HasSubstr("generation_config.json"));
+    EXPECT_THAT(std::string(status.message()), HasSubstr(field));
+  }
 }
 
 TEST(ServedModel, TellsWeightsFromNames) {

@@ -46,7 +46,6 @@ class FieldChecker {
   absl::Status status() const {
     return violations_.empty() ? absl::OkStatus() : InvalidArgument(violations_);
   }
-  const std::vector<FieldViolation>& violations() const { return violations_; }
 
  private:
   std::vector<FieldViolation> violations_;

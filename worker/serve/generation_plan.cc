@@ -19,7 +19,8 @@ constexpr int64_t kMaxFlushTokens = 4096;
 constexpr int64_t kMaxRequestIdBytes = 256;
 // No tokenizer has tokens of more bytes: longer texts are refused unread.
 constexpr int64_t kMaxTokenBytes = 256;
-constexpr int64_t kMostTokens = int64_t{1} << 30;
+
+bool In(double value, double low, double high) { return value >= low && value <= high; }
 
 // Messages of an absl::Status from below, as violations of `field`.
 void AddStatus(const absl::Status& status, const std::string& field, FieldChecker* check) {
@@ -103,22 +104,11 @@ SamplingParams Sampling(const v1::GenerateRequest& request, const SamplingDefaul
       request.has_repetition_penalty() ? request.repetition_penalty() : defaults.repetition_penalty;
   sampling.presence_penalty = request.presence_penalty();
   sampling.frequency_penalty = request.frequency_penalty();
-  const auto in = [](double value, double low, double high) {
-    return value >= low && value <= high;
-  };
-  check->Require(in(sampling.temperature, 0, 100), "sampling.temperature",
-                 absl::StrCat("is ", sampling.temperature, "; expected 0 (greedy) to 100"));
-  check->Range("sampling.top_k", sampling.top_k, 0, kMostTokens);
-  check->Require(in(sampling.top_p, 0, 1) && sampling.top_p > 0, "sampling.top_p",
-                 absl::StrCat("is ", sampling.top_p, "; expected more than 0, at most 1 (all)"));
-  check->Require(in(sampling.min_p, 0, 1) && sampling.min_p < 1, "sampling.min_p",
-                 absl::StrCat("is ", sampling.min_p, "; expected 0 (off) to less than 1"));
-  check->Require(in(sampling.repetition_penalty, 0.01, 100), "repetition_penalty",
-                 absl::StrCat("is ", sampling.repetition_penalty,
-                              "; expected 0.01 to 100, where 1 leaves the logits alone"));
-  check->Require(in(sampling.presence_penalty, -100, 100), "presence_penalty",
+  CheckSampling(sampling, "sampling.", check);
+  CheckRepetitionPenalty(sampling.repetition_penalty, check);
+  check->Require(In(sampling.presence_penalty, -100, 100), "presence_penalty",
                  absl::StrCat("is ", sampling.presence_penalty, "; expected -100 to 100"));
-  check->Require(in(sampling.frequency_penalty, -100, 100), "frequency_penalty",
+  check->Require(In(sampling.frequency_penalty, -100, 100), "frequency_penalty",
                  absl::StrCat("is ", sampling.frequency_penalty, "; expected -100 to 100"));
   if (asked.has_n()) check->Range("sampling.n", asked.n(), 1, kMaxSequences);
   return sampling;
@@ -187,7 +177,6 @@ OutputPlan Output(const v1::GenerateRequest& request, FieldChecker* check) {
   }
   output.stop_strings = StopStrings(request.stopping(), check);
   output.min_new_tokens = request.stopping().min_new_tokens();
-  output.resumed.assign(request.resume_token_ids().begin(), request.resume_token_ids().end());
   return output;
 }
 
@@ -216,6 +205,22 @@ void CheckResume(const v1::GenerateRequest& request, const ServedModel& model,
 }
 
 }  // namespace
+
+void CheckSampling(const SamplingParams& sampling, const std::string& prefix, FieldChecker* check) {
+  check->Require(In(sampling.temperature, 0, 100), prefix + "temperature",
+                 absl::StrCat("is ", sampling.temperature, "; expected 0 (greedy) to 100"));
+  check->Range(prefix + "top_k", sampling.top_k, 0, kMostTokens);
+  check->Require(In(sampling.top_p, 0, 1) && sampling.top_p > 0, prefix + "top_p",
+                 absl::StrCat("is ", sampling.top_p, "; expected more than 0, at most 1 (all)"));
+  check->Require(In(sampling.min_p, 0, 1) && sampling.min_p < 1, prefix + "min_p",
+                 absl::StrCat("is ", sampling.min_p, "; expected 0 (off) to less than 1"));
+}
+
+void CheckRepetitionPenalty(double penalty, FieldChecker* check) {
+  check->Require(
+      In(penalty, 0.01, 100), "repetition_penalty",
+      absl::StrCat("is ", penalty, "; expected 0.01 to 100, where 1 leaves the logits alone"));
+}
 
 absl::StatusOr<std::vector<int32_t>> EncodeChat(const v1::ChatMessages& chat,
                                                 const ServedModel& model,

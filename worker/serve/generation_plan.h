@@ -10,6 +10,7 @@
 #include "absl/time/time.h"
 #include "mindforge/v1/inference_service.pb.h"
 #include "worker/infer/engine.h"
+#include "worker/serve/field_checker.h"
 #include "worker/serve/served_model.h"
 
 namespace mindforge {
@@ -23,7 +24,6 @@ struct OutputPlan {
   absl::Duration flush_interval = absl::InfiniteDuration();
   std::vector<std::string> stop_strings;
   int64_t min_new_tokens = 0;  // stop strings count from there on
-  std::vector<int32_t> resumed;
 };
 
 struct GenerationPlan {
@@ -40,6 +40,13 @@ struct PlanContext {
   absl::Time call_deadline = absl::InfiniteFuture();
   uint64_t random_seed = 0;  // for requests that bring none
 };
+
+// The most that a request's or a model's limit on tokens can be.
+inline constexpr int64_t kMostTokens = int64_t{1} << 30;
+
+// What a request asks for and what a model's folder says where it does not.
+void CheckSampling(const SamplingParams& sampling, const std::string& prefix, FieldChecker* check);
+void CheckRepetitionPenalty(double penalty, FieldChecker* check);
 
 // INVALID_ARGUMENT with a BadRequest violation for each wrong field.
 absl::StatusOr<GenerationPlan> PlanGeneration(const v1::GenerateRequest& request,

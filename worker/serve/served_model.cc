@@ -9,6 +9,8 @@
 #include "common/status_macros.h"
 #include "worker/formats/checkpoint.h"
 #include "worker/formats/hf_folder.h"
+#include "worker/serve/field_checker.h"
+#include "worker/serve/generation_plan.h"
 #include "worker/serve/model_adaptation.h"
 
 namespace mindforge {
@@ -24,6 +26,24 @@ SamplingDefaults Defaults(const GenerationDefaults& folder) {
   if (folder.repetition_penalty) defaults.repetition_penalty = *folder.repetition_penalty;
   if (folder.max_new_tokens) defaults.max_new_tokens = *folder.max_new_tokens;
   return defaults;
+}
+
+// Here rather than at each request, which is not at fault.
+absl::Status CheckGeneration(const ModelFolder& folder) {
+  const SamplingDefaults defaults = Defaults(folder.generation);
+  FieldChecker check;
+  CheckSampling({.temperature = defaults.temperature,
+                 .top_k = defaults.top_k,
+                 .top_p = defaults.top_p,
+                 .min_p = defaults.min_p},
+                "", &check);
+  CheckRepetitionPenalty(defaults.repetition_penalty, &check);
+  check.Range("max_new_tokens", defaults.max_new_tokens, 0, kMostTokens);
+  // config.json's where generation_config.json has none.
+  check.TokenIds("eos_token_id", folder.generation.eos_token_ids, folder.config.vocab_size);
+  RETURN_IF_ERROR(check.status())
+      << (std::filesystem::path(folder.path) / "generation_config.json").string();
+  return absl::OkStatus();
 }
 
 absl::StatusOr<ModelFolder> Open(const std::string& path) {
@@ -87,6 +107,7 @@ absl::StatusOr<LoadedModel> LoadModelFolder(const v1::DesiredModel& desired, Run
   model->chat_template = ChatTemplate::Recognise(model->tokenizer->chat_template());
   model->own_prompt_style = OwnPromptStyle(folder, is_checkpoint, *model);
   Rename(desired, model.get());
+  RETURN_IF_ERROR(CheckGeneration(folder));
   model->defaults = Defaults(folder.generation);
   model->bos_id =
       model->tokenizer->bos_id().value_or(static_cast<int32_t>(folder.config.bos_token_id));
