@@ -27,10 +27,15 @@ constexpr int kUsage = 2;
 
 struct Flags {
   std::string config;
+  std::string http;
   v1::InferenceConfig given;  // what flags set; goes over the file
 };
 
 absl::Status Serve(const Flags& flags) {
+  if (!flags.http.empty()) {
+    return absl::UnimplementedError(
+        "--http: this version has no HTTP API; callers use the gRPC API (--listen)");
+  }
   v1::InferenceConfig config;
   if (!flags.config.empty()) RETURN_IF_ERROR(LoadYamlConfig(flags.config, &config));
   config.MergeFrom(flags.given);
@@ -63,8 +68,9 @@ void AddFlags(CLI::App& app, Flags& flags) {
                  "HOST:PORT to ask what to serve (default 127.0.0.1:7070)");
   app.add_option("--listen", *given.mutable_listen(),
                  "HOST:PORT of the gRPC API (default 127.0.0.1:7071)");
-  app.add_option("--advertise", *given.mutable_advertise(),
-                 "host that the coordinator reaches this one by (default: listen's)");
+  app.add_option(
+      "--advertise", *given.mutable_advertise(),
+      "host that the coordinator reaches this one by (default: listen's, unless 0.0.0.0)");
   app.add_option("--device", *given.mutable_device(), "cpu or cuda:0 (default cpu)");
   app.add_option("--model", *given.mutable_model(), "folder to serve with no coordinator");
   app.add_option("--lora", *given.mutable_lora(),
@@ -86,6 +92,7 @@ void AddFlags(CLI::App& app, Flags& flags) {
                  "HOST:PORT of /metrics (default 127.0.0.1:9466)");
   app.add_option("--data-dir", *given.mutable_data_dir(),
                  "where the worker's id is kept (default ./mindforge-data/inference)");
+  app.add_option("--http", flags.http)->group("");  // not shown: only refused with a reason
   app.add_flag_callback(
       "--insecure", [&given] { given.set_insecure(true); },
       "listen beyond loopback without TLS and token");

@@ -1,5 +1,7 @@
 #include "worker/infer/batcher.h"
 
+#include <pthread.h>
+
 #include <algorithm>
 #include <optional>
 #include <utility>
@@ -113,6 +115,7 @@ void Engine::Batcher::Stop() {
 }
 
 void Engine::Batcher::Run() {
+  pthread_setname_np(pthread_self(), "batcher");
   while (WaitForWork()) {
     TakeOverModels();
     EndCancelledAndExpired();

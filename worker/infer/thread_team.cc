@@ -1,5 +1,7 @@
 #include "worker/infer/thread_team.h"
 
+#include <pthread.h>
+
 #if defined(__x86_64__)
 #include <immintrin.h>
 #endif
@@ -51,6 +53,7 @@ void ThreadTeam::Run(const std::function<void(int64_t)>& work) {
 }
 
 void ThreadTeam::Serve(int64_t index) {
+  pthread_setname_np(pthread_self(), "kernels");
   for (uint32_t round = 0;; ++round) {
     AwaitChange(rounds_, round);
     if (stop_.load(std::memory_order_relaxed)) return;

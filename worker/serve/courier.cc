@@ -1,5 +1,7 @@
 #include "worker/serve/courier.h"
 
+#include <pthread.h>
+
 #include <utility>
 
 namespace mindforge {
@@ -23,6 +25,7 @@ void Courier::Post(std::shared_ptr<Parcel> parcel) {
 }
 
 void Courier::Run() {
+  pthread_setname_np(pthread_self(), "courier");
   while (true) {
     std::deque<std::shared_ptr<Parcel>> parcels;
     {

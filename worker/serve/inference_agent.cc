@@ -1,5 +1,7 @@
 #include "worker/serve/inference_agent.h"
 
+#include <pthread.h>
+
 #include <algorithm>
 #include <chrono>
 #include <utility>
@@ -125,6 +127,7 @@ bool InferenceAgent::WaitToRetry(absl::Duration duration) {
 }
 
 void InferenceAgent::Run() {
+  pthread_setname_np(pthread_self(), "inference-agent");
   absl::Duration backoff = options_.first_backoff;
   std::string last_failure;
   bool poked = true;

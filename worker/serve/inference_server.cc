@@ -21,7 +21,8 @@ constexpr absl::Duration kReconnectBackoff = absl::Milliseconds(500);
 
 // A folder's name, fit for a model's name.
 std::string NameOf(const std::string& folder) {
-  std::filesystem::path path = std::filesystem::path(folder).lexically_normal();
+  std::error_code error;  // "." and ".." have no name of their own
+  std::filesystem::path path = std::filesystem::absolute(folder, error).lexically_normal();
   if (!path.has_filename()) path = path.parent_path();
   return path.has_filename() ? path.filename().string() : "model";
 }

@@ -1,5 +1,7 @@
 #include "worker/serve/model_host.h"
 
+#include <pthread.h>
+
 #include <algorithm>
 #include <utility>
 
@@ -54,6 +56,7 @@ void ModelHost::SetDesired(std::optional<v1::DesiredModel> desired) {
   if (same && desired_number_ > 0) return;
   desired_ = std::move(desired);
   ++desired_number_;
+  retry_wait_ = options_.retry_after;
   changed_.SignalAll();
 }
 
@@ -111,6 +114,7 @@ std::optional<ModelHost::Work> ModelHost::NextWork() {
 }
 
 void ModelHost::Run() {
+  pthread_setname_np(pthread_self(), "model-host");
   while (std::optional<Work> work = NextWork()) {
     ReapRetired();
     if (work->number == 0) continue;

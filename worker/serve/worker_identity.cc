@@ -25,9 +25,16 @@ absl::StatusOr<WorkerIdentity> TakeWorkerIdentity(const std::string& data_dir) {
     const std::string lock_path = JoinPath(data_dir, absl::StrCat("worker-", i, ".lock"));
     UniqueFd lock(::open(lock_path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600));
     if (lock.get() < 0) return ErrnoStatus(errno, "opening the worker's lock", lock_path);
-    if (::flock(lock.get(), LOCK_EX | LOCK_NB) != 0) continue;
+    if (::flock(lock.get(), LOCK_EX | LOCK_NB) != 0) {
+      if (errno == EWOULDBLOCK) continue;
+      return ErrnoStatus(errno, "locking the worker's id", lock_path);
+    }
     const std::string id_path = JoinPath(data_dir, absl::StrCat("worker-", i, ".id"));
     const absl::StatusOr<std::string> known = ReadFile(id_path, 256);
+    // A new id in place of one that cannot be read would make the coordinator see two workers.
+    if (!known.ok() && !absl::IsNotFound(known.status())) {
+      return Annotate(known.status(), "reading the worker's id");
+    }
     WorkerIdentity identity{.lock = std::move(lock)};
     if (known.ok()) identity.id = std::string(absl::StripAsciiWhitespace(*known));
     if (identity.id.empty()) {

@@ -16,7 +16,7 @@ struct WorkerIdentity {
 
 // The first id in `data_dir` that no running process has, made where there is none: several
 // inference workers started in one folder get ids of their own. RESOURCE_EXHAUSTED: 64 of them are
-// running.
+// running. Other errors name the file that cannot be made, locked or read.
 absl::StatusOr<WorkerIdentity> TakeWorkerIdentity(const std::string& data_dir);
 
 }  // namespace mindforge
