@@ -1,11 +1,11 @@
 // The gateway between a client and fake workers, all over gRPC on port 0.
 #include <thread>
 
-#include "absl/time/clock.h"
 #include "common/grpc_client.h"
 #include "coordinator/gateway/inference_gateway.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include "tests/fakes/eventually.h"
 #include "tests/gateway/fake_desired_models.h"
 #include "tests/gateway/fake_worker.h"
 
@@ -13,18 +13,6 @@ namespace mindforge {
 namespace {
 
 using ::testing::HasSubstr;
-
-bool Eventually(const std::function<bool()>& condition) {
-  const absl::Time deadline = absl::Now() + absl::Seconds(60);
-  Mutex mutex;
-  CondVar never;
-  while (!condition()) {
-    if (absl::Now() > deadline) return false;
-    MutexLock lock(mutex);
-    never.WaitFor(mutex, absl::Milliseconds(1));
-  }
-  return true;
-}
 
 struct Heard {
   v1::GenerationStarted started;

@@ -2,6 +2,7 @@
 #include "worker/serve/inference_server.h"
 
 #include <atomic>
+#include <filesystem>
 #include <thread>
 
 #include "gmock/gmock.h"
@@ -39,8 +40,9 @@ class HeldLoader {
       if (!failure_.ok()) return failure_;
       LoadedModel loaded;
       loaded.model = TestModel(desired.deployment(), desired.weights_version());
+      loaded.model->max_context = 8192;
       loaded.runner = std::make_unique<EchoModelRunner>(
-          FakeModelOptions{.vocab_size = kVocab, .max_context = 256}, &control_);
+          FakeModelOptions{.vocab_size = kVocab, .max_context = 8192}, &control_);
       return loaded;
     };
   }
@@ -109,17 +111,25 @@ TEST(InferenceServer, EndsRequestsThatOutlastTheDrain) {
   const auto stub = v1::InferenceService::NewStub(*channel);
   loader.control().Hold();
   v1::GenerateRequest request = Say(std::string("on and on"));
-  request.mutable_stopping()->set_max_new_tokens(200);
+  request.mutable_stopping()->set_max_new_tokens(8000);
   Heard heard;
   std::thread stream([&] { heard = Listen(*stub, request); });
   loader.control().AwaitArrivals(1);
   loader.control().Allow(3);
-  std::thread drain([&] { (*server)->Drain(absl::ZeroDuration()); });
-  ASSERT_TRUE(Eventually([&] { return (*server)->host().State().draining; }));
-  loader.control().Allow(1000);
+  std::atomic<bool> drained = false;
+  std::thread drain([&] {
+    (*server)->Drain(absl::ZeroDuration());
+    drained = true;
+  });
+  // One step at a time, far fewer than the request has.
+  EXPECT_TRUE(Eventually([&] {
+    loader.control().Allow(1);
+    return drained.load();
+  }));
   stream.join();
   drain.join();
-  EXPECT_TRUE(heard.status.ok() || absl::IsUnavailable(heard.status)) << heard.status;
+  EXPECT_TRUE(absl::IsUnavailable(heard.status)) << heard.status;
+  EXPECT_EQ(GetReason(heard.status), "DRAINING");
 }
 
 TEST(InferenceServer, IsDoneForOnceThreeStepsInARowHaveFailed) {
@@ -188,6 +198,22 @@ TEST(InferenceOptions, ListsEveryValueThatCannotBe) {
   EXPECT_EQ(GetViolations(status).size(), 5u) << status;
 }
 
+TEST(InferenceOptions, EveryAddressIsNoneToBeReachedBy) {
+  v1::InferenceConfig config;
+  config.set_insecure(true);
+  for (const char* listen : {"0.0.0.0:7071", "[::]:7071"}) {
+    config.set_listen(listen);
+    config.clear_advertise();
+    EXPECT_THAT(std::string(ReadInferenceOptions(config).status().message()),
+                HasSubstr("--advertise"));
+    config.set_advertise("10.0.0.7");
+    EXPECT_TRUE(ReadInferenceOptions(config).ok());
+  }
+  config.clear_advertise();
+  config.set_model("/models/a");
+  EXPECT_TRUE(ReadInferenceOptions(config).ok()) << "nobody is told an address";
+}
+
 TEST(InferenceOptions, HowAModelIsLoadedGoesWithTheModel) {
   v1::InferenceConfig config;
   config.set_lora("polite.pth");
@@ -224,6 +250,16 @@ TEST(InferenceServer, AsksForTheModelAsTheOptionsSay) {
   EXPECT_EQ(asked.prompt_style(), v1::PROMPT_STYLE_CHAT);
 }
 
+TEST(InferenceServer, NamesTheFolderThatItStartedIn) {
+  HeldLoader loader;
+  loader.Open();
+  auto server = InferenceServer::Start(Options("."), loader.Get());
+  ASSERT_TRUE(server.ok() && (*server)->WaitForModel().ok());
+  const std::string here = std::filesystem::current_path().filename().string();
+  EXPECT_EQ((*server)->host().State().model->deployment, here);
+  EXPECT_EQ((*server)->host().State().model->weights_version, here);
+}
+
 TEST(InferenceOptions, HasTheDefaultsOfTheContract) {
   const InferenceOptions options = *ReadInferenceOptions({});
   EXPECT_EQ(options.coordinator, "127.0.0.1:7070");
@@ -244,6 +280,14 @@ TEST(WorkerIdentity, IsStableAndOnePerProcess) {
     first = one->id;
   }
   EXPECT_EQ(TakeWorkerIdentity(folder.path())->id, first);
+}
+
+TEST(WorkerIdentity, AnIdThatCannotBeReadIsNotReplaced) {
+  TempDir folder;
+  ASSERT_TRUE(MakeDirs(folder.File("worker-1.id")).ok());
+  const absl::Status status = TakeWorkerIdentity(folder.path()).status();
+  EXPECT_FALSE(status.ok());
+  EXPECT_THAT(std::string(status.message()), HasSubstr("worker-1.id"));
 }
 
 }  // namespace

@@ -8,10 +8,10 @@
 #include <utility>
 #include <vector>
 
-#include "absl/time/clock.h"
 #include "common/grpc_client.h"
 #include "common/grpc_server.h"
 #include "common/grpc_status.h"
+#include "tests/fakes/eventually.h"
 #include "tests/serve/echo_model_runner.h"
 #include "worker/serve/inference_metrics.h"
 #include "worker/serve/inference_service.h"
@@ -63,6 +63,7 @@ struct ServedOptions {
   EngineOptions engine;
   GenerationLimits limits;
   bool load = true;
+  const Clock* clock = nullptr;  // null: the machine's; else outlives it
   std::function<void()> on_change;
   // Changes a model before it is served, or refuses it.
   std::function<absl::Status(ServedModel&)> adjust;
@@ -72,9 +73,10 @@ class Served {
  public:
   explicit Served(ServedOptions options = {}) : options_(std::move(options)), metrics_(registry_) {
     ModelHost::Options host;
-    host.clock = &clock_;
+    host.clock = options_.clock != nullptr ? options_.clock : &clock_;
     host.loader = [this](const v1::DesiredModel& desired) { return Load(desired); };
     host.engine = options_.engine;
+    host.engine.clock = host.clock;
     host.observer = &metrics_;
     host.on_change = options_.on_change;
     host.retry_after = absl::Hours(1);
@@ -184,19 +186,6 @@ inline Heard Listen(v1::InferenceService::Stub& stub, const v1::GenerateRequest&
   for (v1::GenerateResponse event; reader->Read(&event);) heard.events.push_back(event);
   heard.status = FromGrpcStatus(reader->Finish());
   return heard;
-}
-
-// Polls a condition that another thread makes true; false when it did not within a minute.
-inline bool Eventually(const std::function<bool()>& condition) {
-  const absl::Time deadline = absl::Now() + absl::Seconds(60);
-  Mutex mutex;
-  CondVar never;
-  while (!condition()) {
-    if (absl::Now() > deadline) return false;
-    MutexLock lock(mutex);
-    never.WaitFor(mutex, absl::Milliseconds(1));
-  }
-  return true;
 }
 
 }  // namespace mindforge
