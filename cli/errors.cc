@@ -34,6 +34,12 @@ std::string Remedy(const Session& session, const absl::Status& status) {
   }
 }
 
+// A violation without a field speaks for itself: "and 12 more".
+std::string LineOf(const FieldViolation& violation) {
+  return violation.field.empty() ? violation.description
+                                 : absl::StrCat(violation.field, ": ", violation.description);
+}
+
 }  // namespace
 
 void PrintError(Session& session, const absl::Status& status) {
@@ -42,16 +48,17 @@ void PrintError(Session& session, const absl::Status& status) {
   std::string message(status.message());
   if (message.empty()) message = absl::StatusCodeToString(status.code());
   // The message of a list of violations repeats them; its first line is enough of it.
-  if (violations.size() > 1) message = absl::StrCat(violations.size(), " problems:");
-  if (violations.size() == 1) {
-    message = absl::StrCat(violations[0].field, ": ", violations[0].description);
+  if (violations.size() > 1) {
+    // The last may stand for those that a reply had no room for.
+    message = absl::StrCat(violations.back().field.empty() ? "at least " : "", violations.size(),
+                           " problems:");
   }
+  if (violations.size() == 1) message = LineOf(violations[0]);
   err << "mindforge: " << Styled(session.err_terminal(), Style::kBad, "error") << ": "
       << EscapeControls(message) << "\n";
   if (violations.size() > 1) {
     for (const FieldViolation& violation : violations) {
-      err << "  " << EscapeControls(violation.field) << ": "
-          << EscapeControls(violation.description) << "\n";
+      err << "  " << EscapeControls(LineOf(violation)) << "\n";
     }
   }
   if (const std::string remedy = Remedy(session, status); !remedy.empty()) {

@@ -59,6 +59,15 @@ TEST_F(ProgramTest, ARefusedJobFileIsStatus2WithOneViolationALine) {
   EXPECT_THAT(result.err, HasSubstr("\n  training.dtype: 'int8' is not"));
 }
 
+TEST_F(ProgramTest, MoreViolationsThanAReplyHoldsAreCounted) {
+  SetError(InvalidArgument(std::vector<FieldViolation>(500, {"data.path", "is missing"})));
+  const Result result = Mindforge({"job", "submit", "-f", "job.yaml"});
+  EXPECT_EQ(result.exit, 2);
+  EXPECT_THAT(result.err,
+              testing::ContainsRegex("at least [0-9]+ problems:\n(  data.path: is missing\n)+"
+                                     "  and [0-9]+ more\n"));
+}
+
 TEST_F(ProgramTest, SubmitTriesAgainWithTheSameRequestIdAndTellsIt) {
   {
     MutexLock lock(fake_.state.mutex);
