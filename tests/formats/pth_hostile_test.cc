@@ -145,6 +145,23 @@ TEST(HostilePth, DeepAndSharedNestingEnds) {
   ExpectRefusedPickle(shared + ".", Status::kDataLoss, "leaves values behind");
 }
 
+TEST(HostilePth, MemoryIsBoundedWhateverThePickleRepeats) {
+  std::string memo = "\x80\x02N";  // one value, remembered under ever new numbers
+  memo.append(1'100'000, '\x94');
+  ExpectRefusedPickle(memo + ".", Status::kResourceExhausted, "remembers");
+  // A tuple of many items, the arguments of one call after the other.
+  std::string calls = "\x80\x02";
+  calls += "ctorch._utils\n_rebuild_tensor_v2\nq";
+  calls += '\0';
+  calls += "(";
+  calls.append(100'000, 'N');
+  calls += "tq\x01";
+  for (int i = 0; i < 1000; ++i) {
+    calls += std::string("h\0h\x01R", 5);
+  }
+  ExpectRefusedPickle(calls + ".", Status::kResourceExhausted, "hold more");
+}
+
 TEST(HostilePth, MalformedPicklesAreRefused) {
   for (const std::string& pickle :
        {std::string(), std::string("\x80\x02"), std::string("\x80\x02."), std::string("\x80\x02t."),

@@ -16,6 +16,7 @@ namespace {
 using Kind = PickleValue::Kind;
 
 constexpr size_t kMaxValues = 1'000'000;
+constexpr size_t kMaxItems = 4 * kMaxValues;  // in all values together; shared ones count again
 constexpr int kMaxDepth = 64;
 constexpr size_t kMaxGlobalName = 200;
 constexpr int kMaxProtocol = 5;
@@ -178,10 +179,19 @@ class PickleMachine {
     return value;
   }
 
+  // Bounds what values hold together: a shared value can be put into others without end.
+  absl::Status CountItems(size_t count) {
+    items_ += count;
+    if (items_ <= kMaxItems) return absl::OkStatus();
+    return absl::ResourceExhaustedError(
+        absl::StrCat("the pickle's values hold more than ", kMaxItems, " others"));
+  }
+
   absl::StatusOr<std::vector<const PickleValue*>> PopToMark() {
     size_t mark = stack_.size();
     while (mark > 0 && stack_[mark - 1]->kind != Kind::kMark) --mark;
     if (mark == 0) return Malformed("a mark is missing on its stack");
+    RETURN_IF_ERROR(CountItems(stack_.size() - mark));
     std::vector<const PickleValue*> items(stack_.begin() + static_cast<ptrdiff_t>(mark),
                                           stack_.end());
     stack_.resize(mark - 1);
@@ -189,6 +199,7 @@ class PickleMachine {
   }
 
   absl::StatusOr<std::vector<const PickleValue*>> PopSome(int count) {
+    RETURN_IF_ERROR(CountItems(static_cast<size_t>(count)));
     std::vector<const PickleValue*> items(static_cast<size_t>(count));
     for (int i = count - 1; i >= 0; --i) {
       ASSIGN_OR_RETURN(items[static_cast<size_t>(i)], Pop());
@@ -262,7 +273,12 @@ class PickleMachine {
       if (it == memo_.end()) return Malformed(absl::StrCat("it has no memo ", index));
       return PushShared(it->second);
     }
-    ASSIGN_OR_RETURN(memo_[index], Top());
+    ASSIGN_OR_RETURN(PickleValue * value, Top());
+    if (memo_.size() >= kMaxValues && !memo_.contains(index)) {
+      return absl::ResourceExhaustedError(
+          absl::StrCat("the pickle remembers more than ", kMaxValues, " values"));
+    }
+    memo_[index] = value;
     return absl::OkStatus();
   }
 
@@ -289,7 +305,6 @@ class PickleMachine {
       return Malformed(absl::StrCat("items are added to ", std::string(container->KindName())));
     }
     if (pairs && items.size() % 2 != 0) return Malformed("a dictionary's key has no value");
-    // Each item was on the stack by an opcode of its own, so their number is bounded by the bytes.
     container->items.insert(container->items.end(), items.begin(), items.end());
     return absl::OkStatus();
   }
@@ -329,6 +344,7 @@ class PickleMachine {
       if (!arguments->items.empty()) return Malformed("an OrderedDict is made of something");
       return Push({.kind = Kind::kDict});
     }
+    RETURN_IF_ERROR(CountItems(1 + arguments->items.size()));
     PickleValue call{.kind = Kind::kCall, .items = {function}};
     call.items.insert(call.items.end(), arguments->items.begin(), arguments->items.end());
     return Push(std::move(call));
@@ -382,6 +398,7 @@ class PickleMachine {
   const absl::Span<const std::string_view> globals_;
   std::string_view rest_;
   std::vector<PickleValue*> stack_;
+  size_t items_ = 0;
   std::unordered_map<uint32_t, PickleValue*> memo_;
   std::unordered_map<const PickleValue*, int> heights_;  // kOnPath: being looked at
 };
