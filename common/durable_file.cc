@@ -85,6 +85,11 @@ absl::Status ErrnoStatus(int error, std::string_view what, std::string_view path
                                                   std::strerror(error)));
 }
 
+absl::Status ReadErrnoStatus(int error, std::string_view path) {
+  const absl::Status status = ErrnoStatus(error, "cannot read", path);
+  return error == EIO ? absl::DataLossError(status.message()) : status;
+}
+
 absl::Status WriteFileDurably(const std::string& path, std::string_view data) {
   const std::string temporary = absl::StrCat(path, ".tmp-", RandomId());
   absl::Status status = WriteAndSync(temporary, data);
@@ -110,7 +115,7 @@ absl::StatusOr<std::string> ReadFile(const std::string& path, size_t max_bytes) 
   while (true) {
     const ssize_t got = ::read(fd.get(), chunk, sizeof(chunk));
     if (got < 0 && errno == EINTR) continue;
-    if (got < 0) return ErrnoStatus(errno, "cannot read", path);
+    if (got < 0) return ReadErrnoStatus(errno, path);
     if (got == 0) return data;
     data.append(chunk, static_cast<size_t>(got));
     if (data.size() > max_bytes) {

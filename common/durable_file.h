@@ -18,6 +18,10 @@ namespace mindforge {
 // RESOURCE_EXHAUSTED, else UNAVAILABLE.
 absl::Status ErrnoStatus(int error, std::string_view what, std::string_view path);
 
+// The status of a failed read(2), likewise, but for EIO: DATA_LOSS, since the disk cannot give back
+// what was written and another try will not help.
+absl::Status ReadErrnoStatus(int error, std::string_view path);
+
 // Replaces `path` by `data`: written beside it, synced, renamed, folder synced. OK: the new content
 // is durable. On error the old content, if any, is in place.
 absl::Status WriteFileDurably(const std::string& path, std::string_view data);
@@ -26,7 +30,8 @@ absl::Status WriteFileDurably(const std::string& path, std::string_view data);
 absl::Status SyncFile(const std::string& path);
 absl::Status SyncDir(const std::string& path);
 
-// The whole file. OUT_OF_RANGE when it is longer than `max_bytes`, NOT_FOUND when it is not there.
+// The whole file. OUT_OF_RANGE when it is longer than `max_bytes`, NOT_FOUND when it is not there,
+// DATA_LOSS when the disk cannot read it.
 absl::StatusOr<std::string> ReadFile(const std::string& path, size_t max_bytes);
 
 // Makes the folder and those above it; OK when it is there already.

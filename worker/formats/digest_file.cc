@@ -68,7 +68,7 @@ absl::StatusOr<FileDigest> DigestOfFile(const std::string& path) {
   while (true) {
     const ssize_t got = ::read(fd.get(), buffer.data(), buffer.size());
     if (got < 0 && errno == EINTR) continue;
-    if (got < 0) return ErrnoStatus(errno, "cannot read", path);
+    if (got < 0) return ReadErrnoStatus(errno, path);
     if (got == 0) break;
     XXH3_64bits_update(hash.get(), buffer.data(), static_cast<size_t>(got));
     bytes += got;

@@ -34,7 +34,7 @@ class DigestFile {
   int64_t bytes_ = 0;
 };
 
-// The digest of a file on disk, read in pieces.
+// The digest of a file on disk, read in pieces. DATA_LOSS when the disk cannot read it.
 absl::StatusOr<FileDigest> DigestOfFile(const std::string& path);
 
 // 16 hexadecimal digits.
