@@ -12,6 +12,7 @@
 namespace mindforge {
 namespace {
 
+using ::testing::Contains;
 using ::testing::Each;
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
@@ -94,6 +95,17 @@ TEST_F(LoraTest, MergesTheAdaptersOfAFolder) {
   EXPECT_EQ(folder->lora_rank, 0);
   EXPECT_THAT(LoraTensors(*folder), IsEmpty());
   EXPECT_THAT(Values(*folder, std::string(kQuery) + ".weight"), Each(4));
+}
+
+TEST_F(LoraTest, AdaptersThatNoConfigurationNamesAreNotTheModels) {
+  ASSERT_TRUE(Open(/*own=*/true).ok());
+  WriteBytes(dir_.At("config.json"), ModelConfigToJson(config_).dump());
+  auto folder = OpenModelFolder(dir_.path());
+  ASSERT_TRUE(folder.ok()) << folder.status();
+  EXPECT_THAT(folder->warnings, Contains(HasSubstr("tensors not used")));
+  EXPECT_THAT(LoraTensors(*folder), IsEmpty());
+  ASSERT_TRUE(MergeLora(&*folder).ok());
+  EXPECT_THAT(Values(*folder, std::string(kQuery) + ".weight"), Each(1));
 }
 
 TEST_F(LoraTest, AFolderMustHoldTheAdaptersThatItPromises) {

@@ -128,9 +128,9 @@ absl::Status MergeLora(const std::string& path, ModelFolder* folder) {
 }
 
 absl::Status MergeLora(ModelFolder* folder) {
+  if (folder->lora_rank == 0) return absl::OkStatus();  // what is there is not the model's
   Adapters adapters;
   for (const auto& [name, view] : folder->tensors) AddIfAdapter(name, *view, &adapters);
-  if (adapters.empty()) return absl::OkStatus();
   RETURN_IF_ERROR(Apply(adapters, folder));
   std::string ignored;
   std::erase_if(folder->tensors,
@@ -141,6 +141,7 @@ absl::Status MergeLora(ModelFolder* folder) {
 
 std::vector<TensorView> LoraTensors(const ModelFolder& folder) {
   std::vector<TensorView> adapters;
+  if (folder.lora_rank == 0) return adapters;
   std::string module;
   for (const auto& [name, view] : folder.tensors) {
     if (ParseLoraName(name, &module)) adapters.push_back(*view);
