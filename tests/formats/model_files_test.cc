@@ -249,27 +249,84 @@ TEST(ModelFiles, AFileThatAppearsWhileOneIsWrittenIsKept) {
   const TempDir dir;
   const std::string path = dir.At("model.gguf");
   const absl::Status status =
-      WriteFileAtomically(path, /*overwrite=*/false, [&](const std::string& temporary) {
-        EXPECT_THAT(temporary, EndsWith("/model.gguf"));
-        std::ofstream(temporary) << "ours";
-        std::ofstream(path) << "theirs";
-        return absl::OkStatus();
-      });
+      WriteFilesAtomically({{path,
+                             [&](const std::string& temporary) {
+                               EXPECT_THAT(temporary, EndsWith("/model.gguf"));
+                               std::ofstream(temporary) << "ours";
+                               std::ofstream(path) << "theirs";
+                               return absl::OkStatus();
+                             }}},
+                           /*overwrite=*/false);
   EXPECT_TRUE(absl::IsAlreadyExists(status)) << status;
   EXPECT_EQ(ReadBytes(path), "theirs");
   EXPECT_EQ(std::distance(fs::directory_iterator(dir.path()), {}), 1);
+}
+
+TEST(ModelFiles, OfTwoFilesBothAreWrittenOrNone) {
+  const TempDir dir;
+  const auto text = [](const std::string& content) {
+    return [content](const std::string& temporary) {
+      std::ofstream(temporary) << content;
+      return absl::OkStatus();
+    };
+  };
+  const std::string first = dir.At("model.pth");
+  const std::string second = dir.At("model_resume.pth");
+  EXPECT_FALSE(WriteFilesAtomically(
+                   {{first, text("a")},
+                    {second, [](const std::string&) { return absl::InternalError("full"); }}},
+                   /*overwrite=*/false)
+                   .ok());
+  EXPECT_TRUE(fs::is_empty(dir.path()));
+  const auto appears = [&](const std::string& temporary) {
+    std::ofstream(temporary) << "ours";
+    std::ofstream(second) << "theirs";
+    return absl::OkStatus();
+  };
+  EXPECT_TRUE(absl::IsAlreadyExists(
+      WriteFilesAtomically({{first, text("a")}, {second, appears}}, /*overwrite=*/false)));
+  EXPECT_FALSE(fs::exists(first));
+  EXPECT_TRUE(absl::IsAlreadyExists(WriteFilesAtomically(
+      {{first, [](const std::string&) { return absl::InternalError("was begun"); }},
+       {second, text("b")}},
+      /*overwrite=*/false)))
+      << "both places are looked at before any work";
+  EXPECT_TRUE(WriteFilesAtomically({{first, text("a")}, {second, text("b")}}, true).ok());
+  EXPECT_EQ(ReadBytes(first) + ReadBytes(second), "ab");
+}
+
+TEST(ModelFiles, PlacesThatNoFolderCanTakeAreRefusedBeforeTheWork) {
+  Model model;
+  const std::string from = model.Write();
+  model.dir.Write("file", "");
+  fs::create_directory(model.dir.At("folder"));
+  fs::create_directory_symlink(model.dir.At("folder"), model.dir.At("link"));
+  const FileSizeLimit no_work(0);
+  for (const auto& [out, says] : std::vector<std::pair<std::string, std::string>>{
+           {model.dir.At("file"), "is no folder"},
+           {model.dir.At("link"), "is a link"},
+           {model.dir.At("folder/."), "cannot be replaced"},
+           {"..", "cannot be replaced"},
+           {"/proc", "mount point"}}) {
+    for (const bool overwrite : {false, true}) {
+      const absl::Status status = ExportModel(from, {.out = out, .overwrite = overwrite}).status();
+      EXPECT_EQ(status.code(), absl::StatusCode::kFailedPrecondition) << status;
+      EXPECT_THAT(std::string(status.message()), HasSubstr(says));
+    }
+  }
 }
 
 TEST(ModelFiles, WhatADeadExportLeftIsRemovedByTheNext) {
   Model model;
   const pid_t child = ::fork();
   if (child == 0) {
-    WriteFileAtomically(model.dir.At("out/model.pth"), /*overwrite=*/false,
-                        [](const std::string& temporary) {
-                          std::ofstream(temporary) << "half";
-                          ::_exit(0);
-                          return absl::OkStatus();
-                        })
+    WriteFilesAtomically({{model.dir.At("out/model.pth"),
+                           [](const std::string& temporary) {
+                             std::ofstream(temporary) << "half";
+                             ::_exit(0);
+                             return absl::OkStatus();
+                           }}},
+                         /*overwrite=*/false)
         .IgnoreError();
   }
   ASSERT_EQ(::waitpid(child, nullptr, 0), child);

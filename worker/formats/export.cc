@@ -106,26 +106,23 @@ absl::StatusOr<ExportResult> ExportPth(const ModelFolder& folder, const ExportOp
     tensors.push_back(std::move(head));
   }
   const std::string path = JoinPath(options.out, PthFileName(options.name, folder.config));
-  // Made before either file is written, so that an error leaves none.
   std::optional<ResumeSource> source;
   if (options.with_optimizer) {
     ASSIGN_OR_RETURN(source, ReadResumeSource(folder));
     source->resume.model = tensors;
   }
-  RETURN_IF_ERROR(WriteFileAtomically(path, options.overwrite, [&](const std::string& temporary) {
-    return WriteStateDictPth(temporary, tensors, dtype).status();
-  }));
-  result.paths.push_back(path);
+  std::vector<NewFile> files = {{path, [&](const std::string& temporary) {
+                                   return WriteStateDictPth(temporary, tensors, dtype).status();
+                                 }}};
   if (source.has_value()) {
-    const std::string resume =
-        absl::StrCat(std::string(absl::StripSuffix(path, ".pth")), "_resume.pth");
-    RETURN_IF_ERROR(
-        WriteFileAtomically(resume, options.overwrite, [&](const std::string& temporary) {
-          return WriteResumePth(temporary, source->resume, dtype).status();
-        }));
-    result.paths.push_back(resume);
-    result.notes.insert(result.notes.end(), source->notes.begin(), source->notes.end());
+    files.push_back({absl::StrCat(std::string(absl::StripSuffix(path, ".pth")), "_resume.pth"),
+                     [&](const std::string& temporary) {
+                       return WriteResumePth(temporary, source->resume, dtype).status();
+                     }});
+    result.notes = source->notes;
   }
+  RETURN_IF_ERROR(WriteFilesAtomically(files, options.overwrite));
+  for (const NewFile& file : files) result.paths.push_back(file.path);
   if (folder.config.EffectiveRopeScaling().has_value()) {
     result.notes.push_back(
         "a .pth holds no configuration: switch RoPE scaling on where it is loaded");
@@ -140,9 +137,10 @@ absl::StatusOr<ExportResult> ExportGguf(const ModelFolder& folder, const ExportO
                                                               : dtype == DType::kF16 ? "f16"
                                                                                      : "bf16",
                                                               ".gguf"));
-  RETURN_IF_ERROR(WriteFileAtomically(path, options.overwrite, [&](const std::string& temporary) {
-    return WriteGgufModel(temporary, folder, options.name, dtype).status();
-  }));
+  const NewFile file = {path, [&](const std::string& temporary) {
+                          return WriteGgufModel(temporary, folder, options.name, dtype).status();
+                        }};
+  RETURN_IF_ERROR(WriteFilesAtomically({file}, options.overwrite));
   return ExportResult{.paths = {path}};
 }
 
@@ -158,9 +156,10 @@ absl::StatusOr<ExportResult> ExportLora(const ModelFolder& folder, const ExportO
   }
   const DType dtype =
       options.dtype.value_or(options.format == ExportFormat::kPth ? DType::kF16 : DType::kF32);
-  RETURN_IF_ERROR(WriteFileAtomically(path, options.overwrite, [&](const std::string& temporary) {
-    return WriteLora(temporary, adapters, dtype).status();
-  }));
+  const NewFile file = {path, [&](const std::string& temporary) {
+                          return WriteLora(temporary, adapters, dtype).status();
+                        }};
+  RETURN_IF_ERROR(WriteFilesAtomically({file}, options.overwrite));
   return ExportResult{.paths = {path}};
 }
 

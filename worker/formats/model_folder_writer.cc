@@ -1,6 +1,5 @@
 #include "worker/formats/model_folder_writer.h"
 
-#include <fcntl.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -18,6 +17,7 @@
 #include "worker/formats/checkpoint_names.h"
 #include "worker/formats/digest_file.h"
 #include "worker/formats/manifest.h"
+#include "worker/formats/publish.h"
 
 namespace mindforge {
 namespace {
@@ -45,14 +45,40 @@ bool IsKnown(const std::string& name) {
          std::find(kKnownNames.begin(), kKnownNames.end(), name) != kKnownNames.end();
 }
 
+// OK when `path` is a name that a rename can give to a folder. Found out now, not after the work.
+absl::Status CheckName(const std::string& path) {
+  constexpr char kRemedy[] = "; name a folder inside it, or another that is not there yet";
+  const std::string name = NameOf(path);
+  if (name.empty() || name == "." || name == "..") {
+    return absl::FailedPreconditionError(
+        absl::StrCat("\"", path, "\" cannot be replaced as a whole", kRemedy));
+  }
+  struct stat info {};
+  if (::lstat(path.c_str(), &info) != 0) {
+    return errno == ENOENT ? absl::OkStatus() : ErrnoStatus(errno, "cannot look at", path);
+  }
+  if (S_ISLNK(info.st_mode)) {
+    return absl::FailedPreconditionError(
+        absl::StrCat(path, " is a link, which is not replaced", kRemedy));
+  }
+  if (!S_ISDIR(info.st_mode)) {
+    return absl::FailedPreconditionError(
+        absl::StrCat(path, " is no folder; name one, or one that is not there yet"));
+  }
+  struct stat parent {};
+  if (::stat(ParentOf(path).c_str(), &parent) == 0 && parent.st_dev != info.st_dev) {
+    return absl::FailedPreconditionError(
+        absl::StrCat(path, " is a mount point, which cannot be replaced", kRemedy));
+  }
+  return absl::OkStatus();
+}
+
 // OK when `path` may be made or replaced.
 absl::Status CheckTarget(const std::string& path, bool overwrite) {
+  RETURN_IF_ERROR(CheckName(path));
   const absl::StatusOr<std::vector<std::string>> names = ListDir(path);
   if (absl::IsNotFound(names.status())) return absl::OkStatus();
-  if (!names.ok()) {
-    return absl::FailedPreconditionError(absl::StrCat(
-        path, " is no folder that can be written: ", std::string(names.status().message())));
-  }
+  RETURN_IF_ERROR(names.status());
   if (names->empty()) return absl::OkStatus();
   if (!overwrite) {
     return absl::AlreadyExistsError(
@@ -71,6 +97,19 @@ absl::Status CheckTarget(const std::string& path, bool overwrite) {
     }
   }
   return absl::OkStatus();
+}
+
+// OK when the file `path` may be made or replaced; the rename decides once more.
+absl::Status CheckFileTarget(const std::string& path, bool overwrite) {
+  struct stat info {};
+  if (::lstat(path.c_str(), &info) != 0) return absl::OkStatus();
+  if (!overwrite) {
+    return absl::AlreadyExistsError(
+        absl::StrCat(path, " exists; choose another folder, or --overwrite"));
+  }
+  if (!S_ISDIR(info.st_mode)) return absl::OkStatus();
+  return absl::FailedPreconditionError(
+      absl::StrCat(path, " is a folder and is not replaced by a file; choose another --out"));
 }
 
 absl::Status WriteText(const std::string& path, const std::string& text) {
@@ -95,40 +134,6 @@ absl::Status WriteAll(const std::string& folder, const ModelFolderContents& cont
                       ? WriteSafetensorsAs(weights, contents.tensors, *contents.dtype, metadata)
                       : WriteSafetensors(weights, contents.tensors, metadata));
   return SyncDir(folder);
-}
-
-absl::Status Taken(const std::string& path) {
-  return absl::AlreadyExistsError(
-      absl::StrCat(path, " exists; choose another folder, or --overwrite"));
-}
-
-// As rename(2) with `flags` of renameat2; filesystems that know no flags rename as always.
-int RenameWith(unsigned int flags, const std::string& from, const std::string& to) {
-  const int renamed = ::renameat2(AT_FDCWD, from.c_str(), AT_FDCWD, to.c_str(), flags);
-  if (renamed == 0 || (errno != EINVAL && errno != ENOSYS)) return renamed;
-  return ::rename(from.c_str(), to.c_str());
-}
-
-// The rename, not an earlier look, decides whether another program's file stands there by now.
-absl::Status PublishFile(const std::string& temporary, const std::string& path, bool overwrite) {
-  if (RenameWith(overwrite ? 0 : RENAME_NOREPLACE, temporary, path) == 0) return absl::OkStatus();
-  if (errno == EEXIST && !overwrite) return Taken(path);
-  return ErrnoStatus(errno, "cannot rename to", path);
-}
-
-// rename(2) puts a folder over an empty one and refuses one that holds something; with `overwrite`
-// the two change places, so that `path` is whole at every moment, and the old one is removed.
-absl::Status PublishFolder(const std::string& temporary, const std::string& path, bool overwrite) {
-  if (::rename(temporary.c_str(), path.c_str()) == 0) return absl::OkStatus();
-  if (errno != ENOTEMPTY && errno != EEXIST) return ErrnoStatus(errno, "cannot rename to", path);
-  if (!overwrite) return Taken(path);
-  if (::renameat2(AT_FDCWD, temporary.c_str(), AT_FDCWD, path.c_str(), RENAME_EXCHANGE) == 0) {
-    RETURN_IF_ERROR(SyncDir(ParentOf(path)));
-    return RemoveTree(temporary);
-  }
-  RETURN_IF_ERROR(RemoveCheckpoint(path));  // no exchange here: renames it away, then deletes it
-  if (::rename(temporary.c_str(), path.c_str()) == 0) return absl::OkStatus();
-  return ErrnoStatus(errno, "cannot rename to", path);
 }
 
 // A temporary folder beside `path`. Those that programs of this host left when they died go.
@@ -164,18 +169,32 @@ absl::Status WriteModelFolder(const std::string& out, const ModelFolderContents&
   RETURN_IF_ERROR(WriteAll(temporary, contents)) << path;
   RETURN_IF_ERROR(PublishFolder(temporary, path, overwrite));
   std::move(remove).Cancel();
-  return SyncDir(ParentOf(path));
+  return absl::OkStatus();
 }
 
-absl::Status WriteFileAtomically(const std::string& path, bool overwrite,
-                                 const std::function<absl::Status(const std::string&)>& write) {
-  if (PathExists(path) && !overwrite) return Taken(path);  // before the work; PublishFile decides
-  ASSIGN_OR_RETURN(const std::string folder, MakeTemporary(path));
-  const absl::Cleanup remove = [&folder] { RemoveTree(folder).IgnoreError(); };
-  const std::string temporary = JoinPath(folder, NameOf(path));  // some writers look at its ending
-  RETURN_IF_ERROR(write(temporary)) << path;
-  RETURN_IF_ERROR(PublishFile(temporary, path, overwrite));
-  return SyncDir(ParentOf(path));
+absl::Status WriteFilesAtomically(const std::vector<NewFile>& files, bool overwrite) {
+  for (const NewFile& file : files) RETURN_IF_ERROR(CheckFileTarget(file.path, overwrite));
+  std::vector<std::string> folders;
+  const absl::Cleanup remove = [&folders] {
+    for (const std::string& folder : folders) {
+      RemoveTree(folder).IgnoreError();  // it only takes up space, and the next writer removes it
+    }
+  };
+  for (const NewFile& file : files) {
+    ASSIGN_OR_RETURN(folders.emplace_back(), MakeTemporary(file.path));
+    // Under its own name: some writers look at its ending.
+    RETURN_IF_ERROR(file.write(JoinPath(folders.back(), NameOf(file.path)))) << file.path;
+  }
+  for (size_t i = 0; i < files.size(); ++i) {
+    const std::string& path = files[i].path;
+    const absl::Status published =
+        PublishFile(JoinPath(folders[i], NameOf(path)), path, overwrite);
+    if (published.ok()) continue;
+    for (size_t k = 0; k < i && !overwrite; ++k) ::unlink(files[k].path.c_str());
+    return published;
+  }
+  for (const NewFile& file : files) RETURN_IF_ERROR(SyncDir(ParentOf(file.path)));
+  return absl::OkStatus();
 }
 
 }  // namespace mindforge

@@ -26,15 +26,21 @@ struct ModelFolderContents {
 
 // Writes the folder `path` (those above it are made). OK: it is durable and complete. On error it
 // is as it was before. ALREADY_EXISTS: it exists and is not empty, and `overwrite` is false.
-// FAILED_PRECONDITION: it holds other things than a model folder's files, or is a checkpoint, and
-// is not overwritten even so. RESOURCE_EXHAUSTED: the disk is full.
+// FAILED_PRECONDITION: it is a file, a link or a mount point; or it holds other things than a model
+// folder's files, or is a checkpoint, and is not overwritten even so. RESOURCE_EXHAUSTED: the disk is full.
 absl::Status WriteModelFolder(const std::string& path, const ModelFolderContents& contents,
                               bool overwrite);
 
-// Lets `write` make a file under a temporary name beside `path` and gives it that name; the folder
-// is made when missing. On error an older file is as it was before. ALREADY_EXISTS: the file exists
-// and `overwrite` is false.
-absl::Status WriteFileAtomically(const std::string& path, bool overwrite,
-                                 const std::function<absl::Status(const std::string&)>& write);
+// A file that `write` makes under the name that it is given.
+struct NewFile {
+  std::string path;
+  std::function<absl::Status(const std::string&)> write;
+};
+
+// Lets every file be written under a temporary name beside its own and then gives them their names;
+// folders are made when missing. On error older files are as they were before and no new one is
+// left, but for a rename that fails after another replaced its file. ALREADY_EXISTS: a file exists
+// and `overwrite` is false. FAILED_PRECONDITION: a folder has the name.
+absl::Status WriteFilesAtomically(const std::vector<NewFile>& files, bool overwrite);
 
 }  // namespace mindforge
