@@ -19,6 +19,7 @@
 #include "worker/formats/digest_file.h"
 #include "worker/formats/hf_folder.h"
 #include "worker/formats/manifest.h"
+#include "worker/formats/publish.h"
 
 namespace mindforge {
 namespace {
@@ -110,15 +111,6 @@ absl::Status WriteFiles(const std::string& folder, const CheckpointContents& con
   return writer.Finish();
 }
 
-// Gives the finished folder its name; one that has it already makes way first.
-absl::Status Publish(const std::string& temporary, const std::string& final_path) {
-  if (PathExists(final_path)) RETURN_IF_ERROR(RemoveCheckpoint(final_path));
-  if (::rename(temporary.c_str(), final_path.c_str()) != 0) {
-    return ErrnoStatus(errno, "cannot rename to", final_path);
-  }
-  return SyncDir(ParentOf(final_path));
-}
-
 absl::StatusOr<Json> ReadJson(const std::string& path) {
   ASSIGN_OR_RETURN(const std::string text, ReadFile(path, kMaxJsonBytes));
   return ParseJson(text, path);
@@ -142,7 +134,8 @@ absl::StatusOr<CheckpointFolder> WriteCheckpoint(const std::string& dir,
   };
   const CheckpointFolder folder{JoinPath(dir, name), step, generation};
   RETURN_IF_ERROR(WriteFiles(temporary, contents)) << "checkpoint " << folder.path;
-  RETURN_IF_ERROR(Publish(temporary, folder.path)) << "checkpoint " << folder.path;
+  RETURN_IF_ERROR(PublishFolder(temporary, folder.path, /*replace=*/true))
+      << "checkpoint " << folder.path;
   std::move(remove).Cancel();
   return folder;
 }
