@@ -22,24 +22,26 @@ constexpr std::array kNames = {kTokenizerName, kConfigName, kTemplateName};
 }  // namespace
 
 absl::StatusOr<TokenizerFiles> ReadTokenizerFiles(const std::string& path) {
-  const std::string folder = path.ends_with(".json") ? ParentOf(path) : path;
+  const bool is_file = path.ends_with(".json");
+  const std::string folder = is_file ? ParentOf(path) : path;
   TokenizerFiles files;
   for (const char* const name : kNames) {
-    absl::StatusOr<std::string> text = ReadFile(JoinPath(folder, name), kMaxBytes);
-    if (absl::IsNotFound(text.status()) && name != kTokenizerName) continue;
+    const bool is_main = name == kNames[0];
+    const std::string source = is_main && is_file ? path : JoinPath(folder, name);
+    absl::StatusOr<std::string> text = ReadFile(source, kMaxBytes);
+    if (absl::IsNotFound(text.status()) && !is_main) continue;
     RETURN_IF_ERROR(text.status());
+    if (is_main) {
+      ASSIGN_OR_RETURN(files.tokenizer, ParseJson(*text, source));
+    } else if (name == std::string_view(kConfigName)) {
+      ASSIGN_OR_RETURN(files.config, ParseJson(*text, source));
+      const Json chat =
+          files.config.is_object() ? files.config.value("chat_template", Json()) : Json();
+      if (chat.is_string()) files.chat_template = chat.get<std::string>();
+    } else if (!text->empty()) {
+      files.chat_template = *text;
+    }
     files.texts[name] = *std::move(text);
-  }
-  ASSIGN_OR_RETURN(files.tokenizer,
-                   ParseJson(files.texts[kTokenizerName], JoinPath(folder, kTokenizerName)));
-  if (const auto it = files.texts.find(kConfigName); it != files.texts.end()) {
-    ASSIGN_OR_RETURN(files.config, ParseJson(it->second, JoinPath(folder, kConfigName)));
-    const Json chat =
-        files.config.is_object() ? files.config.value("chat_template", Json()) : Json();
-    if (chat.is_string()) files.chat_template = chat.get<std::string>();
-  }
-  if (files.chat_template.empty() && files.texts.contains(kTemplateName)) {
-    files.chat_template = files.texts[kTemplateName];
   }
   return files;
 }

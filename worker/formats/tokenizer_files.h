@@ -14,11 +14,11 @@ struct TokenizerFiles {
   std::map<std::string, std::string> texts;  // by file name, those that exist
   nlohmann::json tokenizer;                  // tokenizer.json
   nlohmann::json config;                     // tokenizer_config.json; null when there is none
-  std::string chat_template;                 // of the configuration, else the file; may be empty
+  std::string chat_template;                 // chat_template.jinja, else the configuration's, or ""
 };
 
-// `path` is a folder or a tokenizer.json in one. NOT_FOUND: no tokenizer.json. INVALID_ARGUMENT:
-// not JSON.
+// `path` is a folder with a tokenizer.json, or such a file under any name that ends in .json; the
+// other two are looked for beside it. NOT_FOUND: no such file. INVALID_ARGUMENT: not JSON.
 absl::StatusOr<TokenizerFiles> ReadTokenizerFiles(const std::string& path);
 
 // What AutoTokenizer of transformers needs besides tokenizer.json, for a folder that lacks it.

@@ -63,7 +63,7 @@ class Tokenizer {
   std::optional<int32_t> bos_id() const;
   std::optional<int32_t> eos_id() const;
   std::optional<int32_t> pad_id() const;
-  // tokenizer_config.json's chat_template, or chat_template.jinja beside it; empty when none.
+  // chat_template.jinja, else tokenizer_config.json's chat_template; empty when none.
   const std::string& chat_template() const;
 
  private:
