@@ -31,11 +31,8 @@ constexpr char kOptimizerName[] = "optimizer.safetensors";
 constexpr char kStateName[] = "state.json";
 constexpr char kConfigName[] = "config.json";
 constexpr char kGenerationConfigName[] = "generation_config.json";
-constexpr std::array kTokenizerNames = {"tokenizer.json", "tokenizer_config.json",
-                                        "chat_template.jinja"};
 constexpr std::array kRequiredNames = {kModelName, kOptimizerName, kStateName, kConfigName};
 constexpr size_t kMaxJsonBytes = size_t{64} << 20;
-constexpr size_t kMaxTokenizerBytes = size_t{256} << 20;
 constexpr int kIndent = 2;
 
 // The files of one folder while they are written.
@@ -71,24 +68,6 @@ class FolderWriter {
   Manifest manifest_;
 };
 
-absl::Status CopyTokenizer(const std::string& path, FolderWriter* writer) {
-  if (path.empty()) return absl::OkStatus();
-  const bool is_file = path.ends_with(".json");
-  const size_t slash = path.find_last_of('/');
-  const std::string folder = !is_file                     ? path
-                             : slash == std::string::npos ? "."
-                                                          : path.substr(0, slash + 1);
-  for (const char* name : kTokenizerNames) {
-    const bool is_main = name == kTokenizerNames[0];
-    const std::string source = is_main && is_file ? path : JoinPath(folder, name);
-    absl::StatusOr<std::string> content = ReadFile(source, kMaxTokenizerBytes);
-    if (absl::IsNotFound(content.status()) && !is_main) continue;
-    RETURN_IF_ERROR(content.status()) << "tokenizer of the checkpoint";
-    RETURN_IF_ERROR(writer->WriteText(name, *content));
-  }
-  return absl::OkStatus();
-}
-
 absl::Status WriteFiles(const std::string& folder, const CheckpointContents& contents) {
   FolderWriter writer(folder);
   RETURN_IF_ERROR(writer.WriteTensors(kModelName, contents.model));
@@ -107,7 +86,9 @@ absl::Status WriteFiles(const std::string& folder, const CheckpointContents& con
     const std::string text = json.dump(kIndent, ' ', false, Json::error_handler_t::replace);
     RETURN_IF_ERROR(writer.WriteText(name, text + "\n"));
   }
-  RETURN_IF_ERROR(CopyTokenizer(contents.tokenizer_path, &writer));
+  for (const auto& [name, text] : contents.tokenizer) {
+    RETURN_IF_ERROR(writer.WriteText(name, text));
+  }
   return writer.Finish();
 }
 

@@ -72,9 +72,9 @@ struct CheckpointContents {
   absl::Span<const TensorView> model;
   absl::Span<const TensorView> optimizer;
   nlohmann::json generation_config;  // null: the reference's sampling defaults
-  // Folder or file of the tokenizer; its tokenizer.json, tokenizer_config.json and
-  // chat_template.jinja (those that exist) are copied. Empty: none is written.
-  std::string tokenizer_path;
+  // The tokenizer's files by name (TokenizerFiles::texts), as they were when the job began: the
+  // user's own may change or go while it trains.
+  std::map<std::string, std::string> tokenizer;
   // Of the LoRA adapters among `model`, written to config.json; 0: there are none.
   int64_t lora_rank = 0;
   std::string prompt_style = kCompletionStyle;  // written to config.json; empty: not said

@@ -171,7 +171,7 @@ absl::Status CheckpointWriter::Write(const Request& request) {
                                     .model_config = model_.config(),
                                     .model = model,
                                     .optimizer = optimizer,
-                                    .tokenizer_path = options_.tokenizer_path,
+                                    .tokenizer = options_.tokenizer,
                                     .lora_rank = model_.options().lora_rank};
   ASSIGN_OR_RETURN(const CheckpointFolder folder, WriteCheckpoint(options_.dir, contents));
   ASSIGN_OR_RETURN(const std::string digest, ManifestDigest(folder.path));

@@ -6,6 +6,7 @@
 
 #include <ATen/core/Tensor.h>
 
+#include <map>
 #include <optional>
 #include <string>
 #include <thread>
@@ -22,8 +23,8 @@
 namespace mindforge {
 
 struct CheckpointWriterOptions {
-  std::string dir;             // the job's own
-  std::string tokenizer_path;  // copied into each checkpoint
+  std::string dir;                               // the job's own
+  std::map<std::string, std::string> tokenizer;  // files of each checkpoint: text by name
 };
 
 // Owns one thread, since a write to disk may block for seconds; joined in the destructor, which

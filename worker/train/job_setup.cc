@@ -12,7 +12,9 @@
 #include "common/error_details.h"
 #include "common/status_macros.h"
 #include "common/version.h"
+#include "worker/formats/tokenizer_files.h"
 #include "worker/train/failure.h"
+#include "xxhash.h"
 
 namespace mindforge {
 namespace {
@@ -132,6 +134,18 @@ absl::StatusOr<std::unique_ptr<Dataset>> OpenDataset(const TrainOptions& options
   return opened;
 }
 
+// OK when `files` are what the dataset's tokens were made with.
+absl::Status CheckTokenizer(const TrainDataOptions& data, const TokenizerFiles& files,
+                            const Tokenizer& used) {
+  const std::string& text = files.texts.at("tokenizer.json");
+  if (absl::StrFormat("%016x", XXH3_64bits(text.data(), text.size())) == used.digest()) {
+    return absl::OkStatus();
+  }
+  return InvalidArgument("data.tokenizer",
+                         absl::StrCat(data.tokenizer, " was changed while the job started; leave "
+                                                      "it alone and start the job again"));
+}
+
 absl::StatusOr<ModelConfig> CompleteModel(const TrainOptions& options, const Dataset& dataset) {
   ModelConfig model = options.model;
   std::vector<FieldViolation> violations;
@@ -203,7 +217,12 @@ nlohmann::json SettingsOf(const TrainOptions& options, const JobSetup& setup) {
 absl::StatusOr<JobSetup> SetUpJob(const TrainOptions& options, ProgressSink& sink) {
   RETURN_IF_ERROR(CheckRecipe(options));
   JobSetup setup;
+  // Before the data, which may take hours to tokenize: checkpoints carry what they are made with.
+  absl::StatusOr<TokenizerFiles> tokenizer = ReadTokenizerFiles(options.data.tokenizer);
   ASSIGN_OR_RETURN(setup.dataset, OpenDataset(options, sink));
+  if (!tokenizer.ok()) return BlameField(tokenizer.status(), "data.tokenizer");
+  RETURN_IF_ERROR(CheckTokenizer(options.data, *tokenizer, setup.dataset->tokenizer()));
+  setup.tokenizer = std::move(tokenizer->texts);
   if (!options.dataset_digest.empty() && options.dataset_digest != setup.dataset->digest()) {
     return InvalidArgument(
         "data.path",

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <map>
 #include <memory>
 #include <optional>
 #include <string>
@@ -19,6 +20,7 @@ namespace mindforge {
 
 struct JobSetup {
   std::unique_ptr<Dataset> dataset;
+  std::map<std::string, std::string> tokenizer;  // its files' texts by name, for checkpoints
   std::optional<RowSplit> split;
   std::unique_ptr<EpochPlan> plan;
   ModelConfig model;  // vocab_size filled in
