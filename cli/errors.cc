@@ -10,6 +10,8 @@ namespace mindforge::cli {
 namespace {
 
 std::string Remedy(const Session& session, const absl::Status& status) {
+  if (absl::IsDeadlineExceeded(status)) return "Give a longer --timeout, or none.";
+  if (!IsOfServer(status)) return "";  // its message is all there is to say
   switch (status.code()) {
     case absl::StatusCode::kUnavailable:
       return absl::StrCat("Is mindforge-coordinator running at ", session.options.server,
@@ -18,8 +20,6 @@ std::string Remedy(const Session& session, const absl::Status& status) {
       return "Give the server's token with --token-file or MINDFORGE_TOKEN_FILE.";
     case absl::StatusCode::kPermissionDenied:
       return "Ask whoever runs the server for a token that may do this.";
-    case absl::StatusCode::kDeadlineExceeded:
-      return "Give a longer --timeout, or none.";
     case absl::StatusCode::kResourceExhausted:
       return "Try again later, or with less at once.";
     case absl::StatusCode::kUnimplemented:

@@ -1,6 +1,22 @@
 #include "cli/exit_code.h"
 
+#include <utility>
+
+#include "absl/strings/cord.h"
+
 namespace mindforge::cli {
+namespace {
+
+constexpr char kOfServerUrl[] = "mindforge/of-server";
+
+}  // namespace
+
+absl::Status OfServer(absl::Status status) {
+  status.SetPayload(kOfServerUrl, absl::Cord());
+  return status;
+}
+
+bool IsOfServer(const absl::Status& status) { return status.GetPayload(kOfServerUrl).has_value(); }
 
 ExitCode ExitCodeOf(const absl::Status& status) {
   switch (status.code()) {
@@ -13,9 +29,9 @@ ExitCode ExitCodeOf(const absl::Status& status) {
       return ExitCode::kNotFound;
     case absl::StatusCode::kPermissionDenied:
     case absl::StatusCode::kUnauthenticated:
-      return ExitCode::kNotAllowed;
+      return IsOfServer(status) ? ExitCode::kNotAllowed : ExitCode::kFailed;
     case absl::StatusCode::kUnavailable:
-      return ExitCode::kUnavailable;
+      return IsOfServer(status) ? ExitCode::kUnavailable : ExitCode::kFailed;
     case absl::StatusCode::kDeadlineExceeded:
       return ExitCode::kTimeout;
     case absl::StatusCode::kCancelled:

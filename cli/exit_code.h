@@ -18,8 +18,14 @@ enum class ExitCode {
   kInterrupted = 130,
 };
 
-// The exit status that says `status`. DEADLINE_EXCEEDED is kTimeout: calls that ran into a deadline
-// that the user did not set are turned into UNAVAILABLE before (cli/rpc.h).
+// `status` as a server's answer, or its silence: codes of local files mean something else. An OK
+// status stays as it is.
+absl::Status OfServer(absl::Status status);
+bool IsOfServer(const absl::Status& status);
+
+// The exit status that says `status`: kNotAllowed and kUnavailable are a server's alone.
+// DEADLINE_EXCEEDED is kTimeout: calls that ran into a deadline that the user did not set are
+// turned into UNAVAILABLE before (cli/rpc.h).
 ExitCode ExitCodeOf(const absl::Status& status);
 
 }  // namespace mindforge::cli

@@ -120,7 +120,8 @@ absl::Status StreamText(Session& session, InferenceService::Stub& stub,
         return static_cast<bool>(session.out());
       });
   if (status.ok() && !finished && session.out()) {
-    status = absl::UnavailableError("cannot generate: the stream ended before the text was done");
+    status = OfServer(
+        absl::UnavailableError("cannot generate: the stream ended before the text was done"));
   }
   return status;
 }

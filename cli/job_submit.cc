@@ -50,7 +50,8 @@ absl::StatusOr<ExitCode> Submit(Session& session, const SubmitFlags& flags) {
   ASSIGN_OR_RETURN(const v1::SubmitJobResponse response,
                    Call(session,
                         {.what = absl::StrCat("submit job '", file.spec.name(), "'"),
-                         .request_id = request.request_id()},
+                         .request_id = request.request_id(),
+                         .takes_request_id = true},
                         *stub, &v1::JobService::Stub::SubmitJob, request));
   for (const std::string& warning : response.warnings()) {
     session.Note(absl::StrCat("warning: ", warning));

@@ -75,7 +75,7 @@ void ProgressView::OnStep(const v1::ProgressRecord& record) {
   last_ = record;
   has_step_ = true;
   if (quiet_) return;
-  if (terminal_.is_terminal) {
+  if (terminal_.redraws()) {
     Draw();
     return;
   }
@@ -91,12 +91,12 @@ void ProgressView::Say(const std::string& line) {
   if (quiet_) return;
   Clear();
   out_ << EscapeControls(line) << std::endl;
-  if (terminal_.is_terminal && has_step_ && !IsFinal(job_.state())) Draw();
+  if (terminal_.redraws() && has_step_ && !IsFinal(job_.state())) Draw();
 }
 
 void ProgressView::Finish() {
   if (quiet_) return;
-  if (terminal_.is_terminal) {
+  if (terminal_.redraws()) {
     if (drawn_) out_ << std::endl;
     drawn_ = false;
   } else if (has_step_ && last_.step() > printed_step_) {

@@ -1,5 +1,5 @@
-// How a job's training looks while it goes on: one line redrawn on a terminal, one line every log
-// interval elsewhere. It knows no server.
+// How a job's training looks while it goes on: one line redrawn where the terminal takes that, one
+// line every log interval elsewhere. It knows no server.
 #pragma once
 
 #include <ostream>

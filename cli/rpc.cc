@@ -1,6 +1,7 @@
 #include "cli/rpc.h"
 
 #include <algorithm>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "common/duration.h"
@@ -30,7 +31,7 @@ absl::Status CallStatus(Session& session, const std::string& what, const grpc::S
   } else if (cause.code() == absl::StatusCode::kCancelled) {
     cause = absl::AbortedError(absl::StrCat("the server cancelled the call: ", cause.message()));
   }
-  return Annotate(cause, absl::StrCat("cannot ", what));
+  return Annotate(OfServer(std::move(cause)), absl::StrCat("cannot ", what));
 }
 
 bool PauseAndRetry(Session& session, const CallOptions& call, const absl::Status& status,
@@ -41,8 +42,9 @@ bool PauseAndRetry(Session& session, const CallOptions& call, const absl::Status
   }
   if (attempt == 0) {
     session.Note(absl::StrCat("cannot ", call.what, ": ", session.options.server,
-                              " is not reachable; trying again with --request-id ",
-                              call.request_id));
+                              " is not reachable; trying again",
+                              call.takes_request_id ? " with --request-id " : "",
+                              call.takes_request_id ? call.request_id : ""));
   }
   return session.PauseUntilConnected(std::min(kFirstPause * (1 << attempt), kLongestPause));
 }

@@ -20,12 +20,15 @@ struct CallOptions {
   std::string what;
   absl::Duration timeout = kCallTimeout;
   // Set for a mutation: a lost server is tried again a few times with the same id, which makes it
-  // the same call; the id is told on stderr, so that it can be given again by hand.
+  // the same call.
   std::string request_id;
+  // The command has --request-id: the id is told on stderr, so that it can be given again by hand.
+  bool takes_request_id = false;
 };
 
 // The status of a finished call for people: OK, CANCELLED after Ctrl-C, DEADLINE_EXCEEDED when
-// --timeout ran out, UNAVAILABLE when the server did not answer in time, else the server's own.
+// --timeout ran out, UNAVAILABLE when the server did not answer in time, else the server's own. The
+// last two are OfServer.
 absl::Status CallStatus(Session& session, const std::string& what, const grpc::Status& status);
 
 // Whether a failed call shall be tried again after the pause that this function made.

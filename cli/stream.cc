@@ -28,8 +28,8 @@ AfterStream AfterLostStream(Session& session, StreamCall& call, const grpc::Stat
                     raw.error_code() == grpc::StatusCode::CANCELLED;
   if (!gone || !call.reconnect || !call.connected) {
     if (status.ok()) {
-      status =
-          absl::UnavailableError(absl::StrCat("cannot ", call.what, ": the stream ended early"));
+      status = OfServer(
+          absl::UnavailableError(absl::StrCat("cannot ", call.what, ": the stream ended early")));
     }
     return AfterStream::kFail;
   }

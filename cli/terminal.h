@@ -11,6 +11,9 @@ struct Terminal {
   bool is_terminal = false;
   int width = 0;  // columns; 0: no limit (not a terminal)
   bool color = false;
+
+  // Whether a line may be drawn again in its place: where colours may be, and nowhere else.
+  bool redraws() const { return color; }
 };
 
 // Looks at a file descriptor. Colour needs a terminal, no NO_COLOR and a TERM other than "dumb".

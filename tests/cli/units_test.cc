@@ -116,9 +116,11 @@ TEST_F(JobFileTest, RefusesWhatIsNoJobFile) {
 
 TEST(ExitCode, EachStatusHasItsOwn) {
   EXPECT_EQ(ExitCodeOf(absl::NotFoundError("")), ExitCode::kNotFound);
-  EXPECT_EQ(ExitCodeOf(absl::UnauthenticatedError("")), ExitCode::kNotAllowed);
-  EXPECT_EQ(ExitCodeOf(absl::PermissionDeniedError("")), ExitCode::kNotAllowed);
-  EXPECT_EQ(ExitCodeOf(absl::UnavailableError("")), ExitCode::kUnavailable);
+  EXPECT_EQ(ExitCodeOf(OfServer(absl::UnauthenticatedError(""))), ExitCode::kNotAllowed);
+  EXPECT_EQ(ExitCodeOf(OfServer(absl::PermissionDeniedError(""))), ExitCode::kNotAllowed);
+  EXPECT_EQ(ExitCodeOf(OfServer(absl::UnavailableError(""))), ExitCode::kUnavailable);
+  EXPECT_EQ(ExitCodeOf(absl::PermissionDeniedError("of a file")), ExitCode::kFailed);
+  EXPECT_EQ(ExitCodeOf(absl::UnavailableError("of a disk")), ExitCode::kFailed);
   EXPECT_EQ(ExitCodeOf(absl::DeadlineExceededError("")), ExitCode::kTimeout);
   EXPECT_EQ(ExitCodeOf(absl::CancelledError("")), ExitCode::kInterrupted);
   EXPECT_EQ(ExitCodeOf(absl::InternalError("")), ExitCode::kFailed);
@@ -207,7 +209,7 @@ TEST(Progress, ALineShowsWhatOnlySomeJobsHave) {
 
 TEST(Progress, OnATerminalOneLineIsRedrawnWithinItsWidth) {
   std::ostringstream out;
-  ProgressView view(out, {.is_terminal = true, .width = 70}, false);
+  ProgressView view(out, {.is_terminal = true, .width = 70, .color = true}, false);
   view.OnJob(RunningJob("tang"));
   for (int step = 1; step <= 3; ++step) view.OnStep(StepRecord(step, 2000));
   view.Finish();
