@@ -8,6 +8,7 @@
 #include "absl/strings/str_cat.h"
 #include "cli/app.h"
 #include "cli/format.h"
+#include "cli/job_list.h"
 #include "cli/job_view.h"
 #include "cli/rpc.h"
 #include "common/error_details.h"
@@ -39,21 +40,13 @@ absl::StatusOr<v1::JobState> ParseState(const std::string& text) {
 
 absl::StatusOr<ExitCode> List(Session& session, const std::vector<std::string>& states) {
   v1::ListJobsRequest request;
-  request.set_page_size(1000);
   for (const std::string& text : states) {
     ASSIGN_OR_RETURN(const v1::JobState state, ParseState(text));
     request.add_states(state);
   }
   ASSIGN_OR_RETURN(auto channel, session.Connect());
   const auto stub = JobService::NewStub(channel);
-  v1::ListJobsResponse all;
-  do {
-    ASSIGN_OR_RETURN(v1::ListJobsResponse page, Call(session, {.what = "list jobs"}, *stub,
-                                                     &JobService::Stub::ListJobs, request));
-    request.set_page_token(page.next_page_token());
-    page.clear_next_page_token();
-    all.MergeFrom(page);
-  } while (!request.page_token().empty());
+  ASSIGN_OR_RETURN(const v1::ListJobsResponse all, ListAllJobs(session, *stub, request));
   if (session.structured()) {
     session.PrintMessage(all);
     return ExitCode::kOk;

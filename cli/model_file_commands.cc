@@ -9,6 +9,7 @@
 #include "absl/strings/str_cat.h"
 #include "cli/app.h"
 #include "cli/json_output.h"
+#include "cli/local_work.h"
 #include "cli/rpc.h"
 #include "common/durable_file.h"
 #include "common/error_details.h"
@@ -103,6 +104,7 @@ absl::StatusOr<ExitCode> Export(Session& session, const ExportFlags& flags) {
     options.name = flags.job;
   }
   ASSIGN_OR_RETURN(const std::string path, SourceOf(session, flags));
+  ASSIGN_OR_RETURN(const auto work, LocalWork::Begin(session));
   if (PathExists(JoinPath(path, "MANIFEST.json"))) RETURN_IF_ERROR(VerifyCheckpoint(path));
   ASSIGN_OR_RETURN(const ExportResult result, ExportModel(path, options));
   PrintResult(session, result.paths, result.notes, {{"paths", result.paths}});
@@ -119,6 +121,7 @@ absl::StatusOr<ExitCode> Import(Session& session, const ImportFlags& flags) {
     return InvalidArgument("--prompt-style", absl::StrCat("\"", options.prompt_style,
                                                           "\" is neither completion nor chat"));
   }
+  ASSIGN_OR_RETURN(const auto work, LocalWork::Begin(session));
   ASSIGN_OR_RETURN(const ImportResult result, ImportModel(options));
   PrintResult(session, {options.out}, result.notes,
               {{"path", options.out},

@@ -74,6 +74,8 @@ class Session {
   // From the first call of it on, Ctrl-C asks the command to end instead of ending the process.
   Shutdown& shutdown();
   bool interrupted() { return shutdown_ != nullptr && shutdown_->requested(); }
+  // From now on Ctrl-C ends the process again. REQUIRES: no call is under way.
+  void LeaveInterrupts() { shutdown_ = nullptr; }
 
   // Waits; false when interrupted or past the deadline before `duration` was over.
   bool Pause(absl::Duration duration);

@@ -1,6 +1,5 @@
 // `mindforge tokenizer`: training, encoding and decoding, in this process and without a server.
-#include <filesystem>
-#include <fstream>
+#include <array>
 #include <iostream>
 #include <iterator>
 #include <memory>
@@ -15,10 +14,13 @@
 #include "cli/app.h"
 #include "cli/format.h"
 #include "cli/json_output.h"
+#include "cli/local_work.h"
 #include "common/durable_file.h"
 #include "common/error_details.h"
 #include "common/status_macros.h"
 #include "nlohmann/json.hpp"
+#include "worker/data/data_files.h"
+#include "worker/data/jsonl_reader.h"
 #include "worker/tokenizer/bpe_trainer.h"
 #include "worker/tokenizer/tokenizer.h"
 
@@ -27,55 +29,76 @@ namespace {
 
 constexpr size_t kMaxLineBytes = 64 << 20;
 constexpr size_t kMaxInputBytes = 64 << 20;
+constexpr std::array kTokenizerFiles = {"tokenizer.json", "tokenizer_config.json",
+                                        "chat_template.jinja"};
 
 struct TrainFlags {
   std::vector<std::string> data;
   int64_t vocab_size = 6400;
   int64_t min_frequency = 0;
   std::string out;
+  bool overwrite = false;
 };
 
-// A line of a .jsonl file: its `text`.
-absl::StatusOr<std::string> JsonText(const std::string& line, const std::string& place) {
-  const auto object = nlohmann::json::parse(line, nullptr, /*allow_exceptions=*/false);
-  if (!object.is_object() || !object.contains("text") || !object["text"].is_string()) {
-    return InvalidArgument(
-        place,
-        "is not a JSON object with a string `text`; fix or remove the line, or give plain "
-        "text in a file that does not end in .jsonl");
+// A file of plain text is read in the same batches of lines as a jsonl file, blank lines left out.
+absl::StatusOr<std::string> TextOf(const NumberedLine& line, bool jsonl) {
+  if (jsonl) return TextOfLine(line);
+  if (line.longer_than > 0) {
+    return absl::InvalidArgumentError(absl::StrCat("longer than ", line.longer_than, " bytes"));
   }
-  return object["text"].get<std::string>();
+  return absl::StrCat(std::string(line.text), "\n");
+}
+
+// OK when the bytes that are read of `path` are text.
+absl::Status CheckName(const std::string& path) {
+  if (!path.ends_with(".zst") || path.ends_with(".jsonl.zst")) return absl::OkStatus();
+  return InvalidArgument(
+      "--data", absl::StrCat(path,
+                             " is compressed and says not of what; name it .jsonl.zst when "
+                             "it holds JSON lines, or decompress plain text (zstd -d)"));
 }
 
 absl::Status AddFile(const std::string& path, BpeTrainer& trainer, int64_t& texts) {
-  std::ifstream file(path, std::ios::binary);
-  if (!file) {
-    return InvalidArgument("--data", absl::StrCat(path, " cannot be read: ", strerror(errno)));
-  }
-  const bool jsonl = std::filesystem::path(path).extension() == ".jsonl";
-  std::string line;
-  for (int64_t number = 1; std::getline(file, line); ++number) {
-    const std::string place = absl::StrCat(path, ":", number);
-    if (line.size() > kMaxLineBytes) return InvalidArgument(place, "is longer than 64 MiB");
-    if (line.empty()) continue;
-    ++texts;
-    if (jsonl) {
-      ASSIGN_OR_RETURN(const std::string text, JsonText(line, place));
-      trainer.AddText(text);
-    } else {
-      trainer.AddText(line + "\n");
+  RETURN_IF_ERROR(CheckName(path));
+  const bool jsonl = path.ends_with(".jsonl") || path.ends_with(".jsonl.zst");
+  ASSIGN_OR_RETURN(const auto reader, JsonlReader::Open(path, {.max_line_bytes = kMaxLineBytes}));
+  while (true) {
+    ASSIGN_OR_RETURN(const std::vector<NumberedLine> lines, reader->NextBatch());
+    if (lines.empty()) return absl::OkStatus();
+    for (const NumberedLine& line : lines) {
+      const absl::StatusOr<std::string> text = TextOf(line, jsonl);
+      if (!text.ok()) {
+        return InvalidArgument(
+            "--data", absl::StrCat(path, ", line ", line.number, ": ", text.status().message(),
+                                   "; fix or remove the line"));
+      }
+      trainer.AddText(*text);
+      ++texts;
     }
   }
-  if (file.bad()) return absl::UnavailableError(absl::StrCat("cannot read ", path, " to its end"));
+}
+
+// A tokenizer that is there is replaced only when asked: models are trained with it.
+absl::Status CheckOut(const TrainFlags& flags) {
+  for (const char* const name : kTokenizerFiles) {
+    if (flags.overwrite || !PathExists(JoinPath(flags.out, name))) continue;
+    return absl::AlreadyExistsError(absl::StrCat(
+        JoinPath(flags.out, name),
+        " exists, and models may be trained with it; choose another folder, or --overwrite"));
+  }
   return absl::OkStatus();
 }
 
 absl::StatusOr<ExitCode> Train(Session& session, const TrainFlags& flags) {
+  RETURN_IF_ERROR(CheckOut(flags));
   ASSIGN_OR_RETURN(const auto trainer, BpeTrainer::Create({.vocab_size = flags.vocab_size,
                                                            .min_frequency = flags.min_frequency}));
+  ASSIGN_OR_RETURN(const auto work, LocalWork::Begin(session));
   const absl::Time start = absl::Now();
   int64_t texts = 0;
-  for (const std::string& path : flags.data) RETURN_IF_ERROR(AddFile(path, *trainer, texts));
+  const absl::StatusOr<std::vector<DataFile>> files = ListDataFiles(flags.data);
+  if (!files.ok()) return InvalidArgument("--data", std::string(files.status().message()));
+  for (const DataFile& file : *files) RETURN_IF_ERROR(AddFile(file.path, *trainer, texts));
   if (texts == 0) return InvalidArgument("--data", "holds no text");
   ASSIGN_OR_RETURN(const TrainedTokenizer trained, trainer->Train());
   RETURN_IF_ERROR(WriteTokenizerFolder(trained, flags.out));
@@ -112,6 +135,7 @@ struct CodecFlags {
 };
 
 absl::StatusOr<ExitCode> Encode(Session& session, const CodecFlags& flags) {
+  ASSIGN_OR_RETURN(const auto work, LocalWork::Begin(session));
   ASSIGN_OR_RETURN(const auto tokenizer, Tokenizer::Load(flags.tokenizer));
   std::string text;
   if (flags.text.has_value()) {
@@ -130,6 +154,7 @@ absl::StatusOr<ExitCode> Encode(Session& session, const CodecFlags& flags) {
 }
 
 absl::StatusOr<ExitCode> Decode(Session& session, const CodecFlags& flags) {
+  ASSIGN_OR_RETURN(const auto work, LocalWork::Begin(session));
   ASSIGN_OR_RETURN(const auto tokenizer, Tokenizer::Load(flags.tokenizer));
   std::vector<int32_t> ids = flags.ids;
   if (ids.empty()) {
@@ -168,7 +193,8 @@ void AddTokenizerCommands(Registry& registry) {
                  [train_flags](Session& session) { return Train(session, *train_flags); });
   train
       ->add_option("--data", train_flags->data,
-                   ".jsonl with a field `text` a line, else plain text a line; repeatable")
+                   ".jsonl or .jsonl.zst with a field `text` a line, a folder of them, or plain "
+                   "text a line; repeatable")
       ->required()
       ->type_name("FILE")
       ->allow_extra_args(false);
@@ -182,6 +208,7 @@ void AddTokenizerCommands(Registry& registry) {
   train->add_option("--out", train_flags->out, "Folder for tokenizer.json")
       ->required()
       ->type_name("DIR");
+  train->add_flag("--overwrite", train_flags->overwrite, "Replace a tokenizer that is there");
 
   const auto codec = std::make_shared<CodecFlags>();
   CLI::App* encode = AddCommand(registry, *group, "encode", "Text to token ids",

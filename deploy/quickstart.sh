@@ -72,7 +72,7 @@ bin=$root/build/$preset/bin
 say "Preparing the corpus and its tokenizer ..."
 python3 deploy/corpus/fortunes_to_jsonl.py --poems --out "$home/poems.jsonl"
 "$bin/mindforge" tokenizer train --data "$home/poems.jsonl" --vocab-size 2048 \
-  --out "$home/tokenizer" > "$home/tokenizer.log" 2>&1 || { cat "$home/tokenizer.log"; exit 1; }
+  --out "$home/tokenizer" --overwrite > "$home/tokenizer.log" 2>&1 || { cat "$home/tokenizer.log"; exit 1; }
 
 # 3. Services, each on a port of the kernel's choosing.
 stop_services

@@ -306,7 +306,9 @@ absl::StatusOr<TrainedTokenizer> BpeTrainer::Train() {
 absl::Status WriteTokenizerFolder(const TrainedTokenizer& tokenizer, const std::string& dir) {
   RETURN_IF_ERROR(MakeDirs(dir));
   RETURN_IF_ERROR(WriteFileDurably(JoinPath(dir, "tokenizer.json"), tokenizer.tokenizer_json));
-  return WriteFileDurably(JoinPath(dir, "tokenizer_config.json"), tokenizer.tokenizer_config_json);
+  RETURN_IF_ERROR(
+      WriteFileDurably(JoinPath(dir, "tokenizer_config.json"), tokenizer.tokenizer_config_json));
+  return RemoveTree(JoinPath(dir, "chat_template.jinja"));
 }
 
 }  // namespace mindforge

@@ -45,7 +45,9 @@ class BpeTrainer {
   std::unique_ptr<Rep> rep_;
 };
 
-// Writes tokenizer.json and tokenizer_config.json into `dir` (created when missing).
+// Writes tokenizer.json and tokenizer_config.json into `dir` (created when missing). Files of those
+// names are replaced; a chat_template.jinja, which would win over the new configuration's template,
+// is removed.
 absl::Status WriteTokenizerFolder(const TrainedTokenizer& tokenizer, const std::string& dir);
 
 }  // namespace mindforge
