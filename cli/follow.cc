@@ -41,13 +41,14 @@ class Follower {
         stub_(stub),
         options_(options),
         structured_(session.structured() && !options.quiet && !options.progress_only),
+        talks_in_view_(terminal.is_terminal && !options.quiet && !structured_),
+        job_(options.job),
         view_(out, terminal, options.quiet || structured_) {}
 
   ~Follower() { StopRecords(absl::ZeroDuration()); }
 
   absl::StatusOr<v1::Job> Run() {
     v1::WatchJobRequest request;
-    request.set_job(options_.job);
     StreamCall call = {.what = absl::StrCat("watch job '", options_.shown_name, "'"),
                        .reconnect = true,
                        .until_told = true,
@@ -55,7 +56,10 @@ class Follower {
                        .say = [this](const std::string& text) { Say(text); }};
     const absl::Status status = ReadStream<v1::WatchJobResponse>(
         session_, call,
-        [&](grpc::ClientContext* context) { return stub_.WatchJob(context, request); },
+        [&](grpc::ClientContext* context) {
+          request.set_job(job_);
+          return stub_.WatchJob(context, request);
+        },
         [this](const v1::WatchJobResponse& response) { return OnJob(response.job()); });
     if (!status.ok()) {
       StopRecords(absl::ZeroDuration());
@@ -73,6 +77,7 @@ class Follower {
  private:
   // False once the job has ended.
   bool OnJob(const v1::Job& job) {
+    job_ = job.id();  // the name may be another job's by the time of the next call
     if (structured_) session_.PrintLine(job);
     {
       MutexLock lock(mutex_);
@@ -85,21 +90,23 @@ class Follower {
     }
     if (!records_.joinable() && !options_.quiet && !structured_) {
       records_ = std::thread(
-          [this, after = std::max<int64_t>(0, job.progress().step() - 1)] { ReadRecords(after); });
+          [this, id = job.id(), after = std::max<int64_t>(0, job.progress().step() - 1)] {
+            ReadRecords(id, after);
+          });
     }
     return true;
   }
 
   // Reads steps until the job has ended and all its records were read, or told to stop. Where the
   // server has none, the job's own progress has to do.
-  void ReadRecords(int64_t after) {
+  void ReadRecords(const std::string& job_id, int64_t after) {
     while (true) {
       const bool last_pass = Ended();
       ScopedCall scoped(session_);
       scoped.context().set_deadline(absl::ToChronoTime(CallDeadline(session_, kStreamTimeout)));
       if (!SetRecordsCall(&scoped.context())) return;
       v1::StreamJobMetricsRequest request;
-      request.set_job(options_.job);
+      request.set_job(job_id);
       request.set_follow(!last_pass);
       request.set_after_step(after);
       const auto reader = stub_.StreamJobMetrics(&scoped.context(), request);
@@ -155,10 +162,10 @@ class Follower {
 
   void Say(const std::string& text) {
     MutexLock lock(mutex_);
-    if (structured_ || options_.quiet) {
-      session_.Note(text);
+    if (talks_in_view_) {
+      view_.Say(absl::StrCat("mindforge: ", text));  // it knows what is drawn on the line
     } else {
-      view_.Say(absl::StrCat("mindforge: ", text));
+      session_.Note(text);
     }
   }
 
@@ -166,6 +173,8 @@ class Follower {
   v1::JobService::Stub& stub_;
   const FollowOptions options_;
   const bool structured_;
+  const bool talks_in_view_;
+  std::string job_;  // name or id that was given, then the id; of the caller's thread
 
   Mutex mutex_;
   CondVar changed_;

@@ -8,6 +8,7 @@
 #include "absl/strings/str_join.h"
 #include "cli/app.h"
 #include "cli/format.h"
+#include "cli/rpc.h"
 #include "cli/stream.h"
 #include "common/error_details.h"
 #include "common/status_macros.h"
@@ -47,16 +48,28 @@ StreamCall FollowingCall(Session& session, const std::string& what, bool follow)
           }};
 }
 
+// What the job is asked for by: when its stream may be opened again, the id, since the name may be
+// another job's by then.
+absl::StatusOr<std::string> JobToRead(Session& session, v1::JobService::Stub& stub,
+                                      const std::string& what, const StreamFlags& flags) {
+  if (!flags.follow) return flags.job;
+  v1::GetJobRequest request;
+  request.set_job(flags.job);
+  ASSIGN_OR_RETURN(const v1::GetJobResponse response,
+                   Call(session, {.what = what}, stub, &v1::JobService::Stub::GetJob, request));
+  return response.job().id();
+}
+
 absl::StatusOr<ExitCode> Logs(Session& session, const StreamFlags& flags) {
   ASSIGN_OR_RETURN(auto channel, session.Connect());
   const auto stub = v1::JobService::NewStub(channel);
+  const std::string what = absl::StrCat("read the log of job '", flags.job, "'");
   v1::StreamJobLogsRequest request;
-  request.set_job(flags.job);
+  ASSIGN_OR_RETURN(*request.mutable_job(), JobToRead(session, *stub, what, flags));
   request.set_follow(flags.follow);
   if (flags.rank.has_value()) request.set_rank(*flags.rank);
   RETURN_IF_ERROR(ReadStream<v1::StreamJobLogsResponse>(
-      session,
-      FollowingCall(session, absl::StrCat("read the log of job '", flags.job, "'"), flags.follow),
+      session, FollowingCall(session, what, flags.follow),
       [&](grpc::ClientContext* context) { return stub->StreamJobLogs(context, request); },
       [&](const v1::StreamJobLogsResponse& response) {
         request.set_after(response.number());
@@ -109,14 +122,13 @@ absl::StatusOr<ExitCode> Metrics(Session& session, const StreamFlags& flags) {
   }
   ASSIGN_OR_RETURN(auto channel, session.Connect());
   const auto stub = v1::JobService::NewStub(channel);
+  const std::string what = absl::StrCat("read the metrics of job '", flags.job, "'");
   v1::StreamJobMetricsRequest request;
-  request.set_job(flags.job);
+  ASSIGN_OR_RETURN(*request.mutable_job(), JobToRead(session, *stub, what, flags));
   request.set_follow(flags.follow);
   bool headed = session.structured();
   RETURN_IF_ERROR(ReadStream<v1::StreamJobMetricsResponse>(
-      session,
-      FollowingCall(session, absl::StrCat("read the metrics of job '", flags.job, "'"),
-                    flags.follow),
+      session, FollowingCall(session, what, flags.follow),
       [&](grpc::ClientContext* context) { return stub->StreamJobMetrics(context, request); },
       [&](const v1::StreamJobMetricsResponse& response) {
         request.set_after_step(response.record().step());

@@ -101,6 +101,11 @@ TEST_F(ProgramTest, ListTurnsPagesAndFitsATerminal) {
   EXPECT_THAT(Mindforge({"job", "list", "-o", "yaml"}).out, HasSubstr("name: job-4"));
   EXPECT_THAT(Mindforge({"job", "list", "-o", "wide"}).out, HasSubstr("GENERATION"));
   EXPECT_EQ(Mindforge({"job", "list", "--state", "running"}).exit, 0);
+  {
+    MutexLock lock(fake_.state.mutex);
+    ASSERT_EQ(fake_.state.listed.back().states_size(), 1);
+    EXPECT_EQ(fake_.state.listed.back().states(0), v1::JOB_STATE_RUNNING);
+  }
   ProgramOptions options = Options({"job", "list"});
   options.terminal = true;
   options.terminal_width = 50;
