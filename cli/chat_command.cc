@@ -1,4 +1,5 @@
 // `mindforge chat`: prompt after prompt with one model, typed, piped, or MiniMind's own eight.
+#include <poll.h>
 #include <unistd.h>
 
 #include <atomic>
@@ -14,6 +15,7 @@
 #include "cli/app.h"
 #include "cli/errors.h"
 #include "cli/generation.h"
+#include "common/duration.h"
 #include "common/error_details.h"
 #include "common/random_id.h"
 #include "common/status_macros.h"
@@ -23,7 +25,8 @@ namespace mindforge::cli {
 namespace {
 
 constexpr size_t kMaxPromptBytes = 8 << 20;
-constexpr int kMaxHistory = 1000;  // messages
+constexpr int kMaxHistory = 1000;      // messages
+constexpr int kInputSliceMillis = 50;  // how soon Ctrl-C and --timeout are noticed at the prompt
 // The reference's, so that the same weights give the same answers to the same prompts again.
 constexpr uint64_t kSeed = 2026;
 constexpr int kMaxNewTokens = 8192;
@@ -136,25 +139,54 @@ class Conversation {
 class InterruptsForAnswers {
  public:
   InterruptsForAnswers(Session& session, Conversation& conversation) : session_(session) {
-    session.TakeInterrupts([&session, &conversation] {
-      if (conversation.Stop()) return;
-      session.err() << "\n(Ctrl-D ends the chat)\n> " << std::flush;
+    session.TakeInterrupts([this, &conversation] {
+      if (!conversation.Stop()) idle_ = true;
     });
   }
   ~InterruptsForAnswers() { session_.TakeInterrupts(nullptr); }
   InterruptsForAnswers(const InterruptsForAnswers&) = delete;
   InterruptsForAnswers& operator=(const InterruptsForAnswers&) = delete;
 
+  // Whether Ctrl-C came since the last look while nothing was being answered.
+  bool TakeIdle() { return idle_.exchange(false); }
+
  private:
   Session& session_;
+  std::atomic<bool> idle_{false};
 };
 
-// The next line that is not blank; none at the end.
-absl::StatusOr<std::optional<std::string>> ReadLine() {
+absl::Status TimeoutError(const Session& session) {
+  return absl::DeadlineExceededError(
+      absl::StrCat("--timeout ", FormatDuration(session.options.timeout), " ran out"));
+}
+
+// Waits until stdin has something to read or has ended. CANCELLED after Ctrl-C, DEADLINE_EXCEEDED
+// when --timeout ran out. `interrupts`: those of a chat that Ctrl-C does not end; null: none.
+absl::Status WaitForInput(Session& session, InterruptsForAnswers* interrupts) {
+  while (std::cin.rdbuf()->in_avail() <= 0) {
+    if (session.interrupted()) return absl::CancelledError("interrupted");
+    if (session.TimeoutRanOut()) return TimeoutError(session);
+    if (interrupts != nullptr && interrupts->TakeIdle()) {
+      session.err() << "\n(Ctrl-D ends the chat)\n> " << std::flush;
+    }
+    pollfd input = {.fd = STDIN_FILENO, .events = POLLIN, .revents = 0};
+    if (::poll(&input, 1, kInputSliceMillis) != 0) {
+      if (input.revents != 0) return absl::OkStatus();
+    }
+  }
+  return absl::OkStatus();
+}
+
+// The next line that is not blank; none at the end. Errors as WaitForInput.
+absl::StatusOr<std::optional<std::string>> ReadLine(Session& session,
+                                                    InterruptsForAnswers* interrupts) {
   while (true) {
     std::string line;
     int c = 0;
-    while ((c = std::cin.get()) != EOF && c != '\n') {
+    while (true) {
+      RETURN_IF_ERROR(WaitForInput(session, interrupts));
+      c = std::cin.get();
+      if (c == EOF || c == '\n') break;
       line.push_back(static_cast<char>(c));
       if (line.size() > kMaxPromptBytes) {
         return InvalidArgument("stdin", "a prompt is over 8 MiB, more than any context holds");
@@ -168,24 +200,24 @@ absl::StatusOr<std::optional<std::string>> ReadLine() {
 
 absl::StatusOr<ExitCode> TypedChat(Session& session, Conversation& conversation) {
   session.Note("Ctrl-C stops an answer, Ctrl-D ends the chat");
-  const InterruptsForAnswers interrupts(session, conversation);
+  InterruptsForAnswers interrupts(session, conversation);
   while (true) {
     session.err() << "> " << std::flush;
-    ASSIGN_OR_RETURN(const std::optional<std::string> prompt, ReadLine());
+    ASSIGN_OR_RETURN(const std::optional<std::string> prompt, ReadLine(session, &interrupts));
     if (!prompt.has_value()) {
       session.err() << std::endl;
       return ExitCode::kOk;
     }
     // Whoever types can mend what was wrong, or wait for the server, and go on.
     const absl::Status status = conversation.Answer(*prompt);
-    if (session.TimeoutRanOut()) return status;
+    if (session.TimeoutRanOut()) return status.ok() ? TimeoutError(session) : status;
     if (!status.ok()) PrintError(session, status);
   }
 }
 
 absl::StatusOr<ExitCode> PipedChat(Session& session, Conversation& conversation) {
   while (session.out()) {
-    ASSIGN_OR_RETURN(const std::optional<std::string> prompt, ReadLine());
+    ASSIGN_OR_RETURN(const std::optional<std::string> prompt, ReadLine(session, nullptr));
     if (!prompt.has_value()) break;
     RETURN_IF_ERROR(conversation.Answer(*prompt));
     if (!session.structured()) session.out() << std::endl;

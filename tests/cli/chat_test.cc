@@ -146,6 +146,15 @@ TEST_F(ChatTest, CtrlCStopsTheAnswerAndCtrlDTheChat) {
   EXPECT_THAT(Messages(requests[1]), ElementsAre("user: one", "assistant: half an", "user: two"));
 }
 
+TEST_F(ChatTest, TimeoutEndsTheChatAtItsPromptToo) {
+  Serve(v1::PROMPT_STYLE_CHAT);
+  ProgramOptions options = Options({"chat", "--timeout", "300ms"});
+  options.keyboard = true;  // where nothing is typed
+  const Result result = RunProgram(options);
+  EXPECT_EQ(result.exit, 124);
+  EXPECT_THAT(result.err, HasSubstr("--timeout 300ms ran out"));
+}
+
 TEST_F(ChatTest, CtrlCEndsAPipedChat) {
   Serve(v1::PROMPT_STYLE_CHAT);
   {
