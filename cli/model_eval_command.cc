@@ -136,24 +136,25 @@ class Scorer {
 
   // In the texts' order; the first error of any.
   absl::StatusOr<std::vector<Score>> ScoreAll(const std::vector<std::string>& texts) {
-    std::vector<absl::StatusOr<Score>> scores(texts.size(), absl::CancelledError("interrupted"));
+    std::vector<std::optional<absl::StatusOr<Score>>> scores(texts.size());
     std::atomic<size_t> next{0};
     std::atomic<bool> failed{false};
     const auto work = [&] {
       for (size_t i = next++; i < texts.size() && !failed; i = next++) {
         scores[i] = ScoreText(texts[i]);
-        if (!scores[i].ok()) failed = true;
+        if (!scores[i]->ok()) failed = true;
       }
     };
     std::vector<std::thread> workers;
     for (int t = 1; t < threads_; ++t) workers.emplace_back(work);
     work();
     for (std::thread& worker : workers) worker.join();
-    std::vector<Score> all;
-    for (absl::StatusOr<Score>& score : scores) {
-      RETURN_IF_ERROR(score.status());
-      all.push_back(*std::move(score));
+    // Texts that were not looked at any more, because another had failed, say nothing.
+    for (const auto& score : scores) {
+      if (score.has_value()) RETURN_IF_ERROR(score->status());
     }
+    std::vector<Score> all;
+    for (auto& score : scores) all.push_back(**std::move(score));
     return all;
   }
 
@@ -197,8 +198,9 @@ class Scorer {
                      Patiently(&InferenceService::Stub::GenerateUnary, unary));
     const v1::GenerationStarted& started = response.started();
     if (started.prompt_logprobs_size() != count - 1) {
-      return absl::InternalError(absl::StrCat("the server gave ", started.prompt_logprobs_size(),
-                                              " log-probabilities for ", count, " tokens"));
+      return OfServer(
+          absl::InternalError(absl::StrCat("the server gave ", started.prompt_logprobs_size(),
+                                           " log-probabilities for ", count, " tokens")));
     }
     for (const v1::TokenLogprob& token : started.prompt_logprobs()) {
       score.loss_sum -= token.logprob();
@@ -232,26 +234,31 @@ absl::Status AddScore(const Score& score, Totals& totals) {
         "the model's weights changed during the evaluation, from ", totals.weights_version, " to ",
         score.weights_version, "; deploy a fixed step (mindforge model deploy --step) and repeat"));
   }
+  if (totals.numerics_id != score.numerics_id) {
+    return absl::FailedPreconditionError(absl::StrCat(
+        "the model's replicas compute with other last digits: ", totals.numerics_id, " and ",
+        score.numerics_id, "; serve it from one kind of device and build, and repeat"));
+  }
   totals.tokens += score.tokens;
   totals.loss_sum += score.loss_sum;
   return absl::OkStatus();
 }
 
-// One line redrawn on a terminal, a line now and then elsewhere.
+// One line redrawn where the terminal takes that, a line now and then elsewhere.
 class EvalProgress {
  public:
   explicit EvalProgress(Session& session) : session_(session) {}
 
   void Show(const Totals& totals) {
     const absl::Time now = absl::Now();
-    const bool terminal = session_.err_terminal().is_terminal;
-    if (totals.tokens == 0 || (!terminal && now < told_ + kNoteEvery)) return;
+    const bool redraws = session_.err_terminal().redraws();
+    if (totals.tokens == 0 || (!redraws && now < told_ + kNoteEvery)) return;
     told_ = now;
     const std::string line = absl::StrFormat(
         "%s texts, %s tokens, loss %.4f, %s tokens/s", Grouped(totals.texts),
         Grouped(totals.tokens), totals.loss(),
         Grouped(static_cast<int64_t>(static_cast<double>(totals.tokens) / Seconds())));
-    if (terminal) {
+    if (redraws) {
       session_.err() << "\r\x1b[K" << FitWidth(line, session_.err_terminal().width) << std::flush;
       drawn_ = true;
     } else {

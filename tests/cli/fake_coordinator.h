@@ -31,9 +31,10 @@ struct FakeState {
   std::vector<v1::Deployment> deployments ABSL_GUARDED_BY(mutex);
   std::vector<std::string> pieces ABSL_GUARDED_BY(mutex);  // what Generate streams
   std::string weights_version ABSL_GUARDED_BY(mutex) = "w1";
-  bool hold_generation ABSL_GUARDED_BY(mutex) = false;  // never finish
-  absl::Status error ABSL_GUARDED_BY(mutex);            // of every unary job call
-  int fail_submits ABSL_GUARDED_BY(mutex) = 0;          // so many end UNAVAILABLE first
+  std::vector<std::string> numerics ABSL_GUARDED_BY(mutex) = {"n1"};  // of replicas, taken in turn
+  bool hold_generation ABSL_GUARDED_BY(mutex) = false;                // never finish
+  absl::Status error ABSL_GUARDED_BY(mutex);                          // of every unary job call
+  int fail_submits ABSL_GUARDED_BY(mutex) = 0;  // so many end UNAVAILABLE first
   int polls_until_verified ABSL_GUARDED_BY(mutex) = 0;
   v1::VerificationState verified_as ABSL_GUARDED_BY(mutex) = v1::VERIFICATION_STATE_VALID;
   int watchers ABSL_GUARDED_BY(mutex) = 0;

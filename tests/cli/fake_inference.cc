@@ -50,6 +50,8 @@ class FakeInference : public v1::InferenceService::Service {
     v1::GenerationResult& result = *response->add_results();
     for (const std::string& piece : state_.pieces) result.mutable_text()->append(piece);
     response->mutable_started()->set_weights_version(state_.weights_version);
+    const size_t replica = state_.generated.size() % state_.numerics.size();
+    response->mutable_started()->set_numerics_id(state_.numerics[replica]);
     if (request->request().output().prompt_logprobs()) {
       const auto& ids = request->request().token_ids().ids();
       for (int i = 1; i < ids.size(); ++i) {

@@ -80,6 +80,17 @@ TEST_F(ModelEvalTest, CutsAndStopsAsAsked) {
   EXPECT_EQ(totals["tokens"], 21);
 }
 
+TEST_F(ModelEvalTest, RefusesReplicasThatComputeDifferently) {
+  {
+    MutexLock lock(fake_.state.mutex);
+    fake_.state.numerics = {"cpu", "cuda"};
+  }
+  const std::string line = "{\"text\": \"good one\"}\n";
+  const Result result = Eval({"--data", Write("two.jsonl", line + line), "--parallel", "1"});
+  EXPECT_EQ(result.exit, 1);
+  EXPECT_THAT(result.err, AllOf(HasSubstr("cuda and cpu"), HasSubstr("one kind of device")));
+}
+
 TEST_F(ModelEvalTest, SaysWhatIsWrong) {
   const std::string good = "{\"text\": \"good one\"}\n";
   Result result = Eval({"--data", Write("broken.jsonl", good + "{\"txt\": 1}\n")});
