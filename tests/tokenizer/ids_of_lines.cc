@@ -1,9 +1,11 @@
 // Helper of compare_with_tokenizers.py:
-//   ids_of_lines encode TOKENIZER FILE        jsonl (field `text`) -> one line of ids for each
-//   ids_of_lines bytes TOKENIZER FILE         lines of hexadecimal bytes -> one line of ids for
-//   each ids_of_lines decode TOKENIZER FILE        lines of ids -> the text's bytes in hexadecimal,
-//   with
-//                                             and without special tokens, a space between
+//   ids_of_lines encode TOKENIZER FILE
+//     jsonl (field `text`) -> one line of ids for each
+//   ids_of_lines bytes TOKENIZER FILE
+//     lines of hexadecimal bytes -> one line of ids for each
+//   ids_of_lines decode TOKENIZER FILE
+//     lines of ids -> the text's bytes in hexadecimal, with and without special tokens, a space
+//     between
 //   ids_of_lines train FILE VOCAB_SIZE OUT_DIR
 // "encode" and "bytes" also check that streaming and whole decoding agree with the text.
 #include <chrono>

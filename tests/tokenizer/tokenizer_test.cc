@@ -1,16 +1,20 @@
 #include "worker/tokenizer/tokenizer.h"
 
+#include <array>
 #include <cstdlib>
 #include <fstream>
 #include <random>
+#include <set>
 #include <string>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "common/durable_file.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "nlohmann/json.hpp"
+#include "worker/tokenizer/bpe_model.h"
 
 namespace mindforge {
 namespace {
@@ -164,14 +168,50 @@ TEST(StreamingDecoder, WaitsForTheRestOfACharacter) {
   EXPECT_EQ(stream.Flush(), "");
 }
 
-TEST(Tokenizer, EncodesLongWordsAsShortOnes) {
-  // The same word with and without the heap that long words use.
-  const std::string syllables = "internationalisation";
-  std::string word;
-  while (word.size() < 5000) word += syllables;
-  const auto ids = MiniMind().Encode(word);
-  EXPECT_EQ(MiniMind().Decode(ids), word);
-  EXPECT_LT(ids.size(), word.size() / 2);
+// The rule in its plainest form: again and again the lowest rank, of equal ones the leftmost.
+std::vector<int32_t> MergedByTheRule(const std::string& word, const std::vector<BpeMerge>& merges) {
+  std::vector<int32_t> ids(word.begin(), word.end());
+  while (true) {
+    size_t best_rank = merges.size();
+    size_t best = 0;
+    for (size_t i = 0; i + 1 < ids.size(); ++i) {
+      for (size_t rank = 0; rank < best_rank; ++rank) {
+        if (merges[rank].left != ids[i] || merges[rank].right != ids[i + 1]) continue;
+        best_rank = rank;
+        best = i;
+      }
+    }
+    if (best_rank == merges.size()) return ids;
+    ids[best] = merges[best_rank].merged;
+    ids.erase(ids.begin() + static_cast<ptrdiff_t>(best) + 1);
+  }
+}
+
+// Long words are merged with a heap, short ones without.
+TEST(BpeModel, MergesShortAndLongWordsByTheRule) {
+  std::mt19937 random(7);
+  std::array<int32_t, 256> bytes;
+  for (int32_t i = 0; i < 256; ++i) bytes[static_cast<size_t>(i)] = i;
+  std::vector<BpeMerge> merges;
+  std::vector<int32_t> symbols = {'a', 'b', 'c'};
+  std::set<std::pair<int32_t, int32_t>> pairs;
+  for (int32_t id = 256; id < 300; ++id) {
+    const int32_t left = symbols[random() % symbols.size()];
+    const int32_t right = symbols[random() % symbols.size()];
+    if (!pairs.emplace(left, right).second) continue;
+    merges.push_back({left, right, id});
+    symbols.push_back(id);
+  }
+  const BpeModel model(bytes, merges);
+  for (const size_t length : {1, 2, 3, 10, 31, 32, 33, 63, 64, 65, 100, 127, 128, 129, 300}) {
+    for (int i = 0; i < 10; ++i) {
+      std::string word;
+      while (word.size() < length) word += static_cast<char>('a' + random() % 3);
+      std::vector<int32_t> ids;
+      model.EncodeWord(word, &ids);
+      EXPECT_EQ(ids, MergedByTheRule(word, merges)) << word;
+    }
+  }
 }
 
 TEST(Tokenizer, IsSafeFromSeveralThreads) {
