@@ -17,7 +17,6 @@ using Kind = PickleValue::Kind;
 
 constexpr size_t kMaxValues = 1'000'000;
 constexpr size_t kMaxItems = 4 * kMaxValues;  // in all values together; shared ones count again
-constexpr int kMaxDepth = 64;
 constexpr size_t kMaxGlobalName = 200;
 constexpr int kMaxProtocol = 5;
 
@@ -63,7 +62,7 @@ class PickleMachine {
     }
     ASSIGN_OR_RETURN(document_.root_, Pop());
     if (!stack_.empty()) return Malformed("it leaves values behind");
-    return CheckTree(document_.root_, 0).status();
+    return CheckPickleTree(*document_.root_);
   }
 
  private:
@@ -370,37 +369,12 @@ class PickleMachine {
     return Malformed(absl::StrCat("protocol ", version, " is not known"));
   }
 
-  // No value contains itself, none is too deep. Returns how deep `value` is; shared ones are looked
-  // at once.
-  absl::StatusOr<int> CheckTree(const PickleValue* value, int depth) {
-    if (value->items.empty()) return 0;
-    const auto [it, first] = heights_.emplace(value, kOnPath);
-    if (!first && it->second == kOnPath) {
-      return absl::InvalidArgumentError("a value of the pickle contains itself");
-    }
-    int height = first ? 0 : it->second;
-    if (depth + height >= kMaxDepth) {
-      return absl::ResourceExhaustedError(
-          absl::StrCat("the pickle nests values more than ", kMaxDepth, " deep"));
-    }
-    if (!first) return height;
-    for (const PickleValue* item : value->items) {
-      ASSIGN_OR_RETURN(const int below, CheckTree(item, depth + 1));
-      height = std::max(height, below + 1);
-    }
-    heights_[value] = height;
-    return height;
-  }
-
-  static constexpr int kOnPath = -1;
-
   PickleDocument& document_;
   const absl::Span<const std::string_view> globals_;
   std::string_view rest_;
   std::vector<PickleValue*> stack_;
   size_t items_ = 0;
   std::unordered_map<uint32_t, PickleValue*> memo_;
-  std::unordered_map<const PickleValue*, int> heights_;  // kOnPath: being looked at
 };
 
 absl::StatusOr<std::unique_ptr<PickleDocument>> PickleDocument::Parse(

@@ -11,6 +11,7 @@
 #include <string_view>
 #include <vector>
 
+#include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/types/span.h"
 
@@ -44,6 +45,9 @@ struct PickleValue {
   // "a dictionary", "text" … for messages.
   std::string_view KindName() const;
 };
+
+// OK: no value contains itself (INVALID_ARGUMENT) and none is too deep (RESOURCE_EXHAUSTED).
+absl::Status CheckPickleTree(const PickleValue& root);
 
 // What a pickle holds: a finite tree, or a graph without cycles where values are shared. Immutable.
 class PickleDocument {
