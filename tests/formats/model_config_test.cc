@@ -104,6 +104,12 @@ TEST(ModelConfig, TakesHuggingFacesDefaultsForItsFamilies) {
   EXPECT_FALSE(llama.qk_norm);
   EXPECT_EQ(llama.eos_token_id, 2);
   EXPECT_NEAR(llama.rope_scaling->attention_factor, 1.1386, 1e-4);
+  EXPECT_EQ(llama.rope_scaling->original_max_position_embeddings, 64);
+  const ModelConfig stretched = Parse(R"({"model_type": "llama", "hidden_size": 64,
+      "num_hidden_layers": 2, "num_attention_heads": 4, "vocab_size": 100, "intermediate_size": 96,
+      "rope_scaling": {"rope_type": "yarn", "original_max_position_embeddings": 512}})");
+  EXPECT_EQ(stretched.max_position_embeddings, 2048);
+  EXPECT_EQ(stretched.rope_scaling->factor, 4);
   const ModelConfig qwen = Parse(R"({"model_type": "qwen3", "hidden_size": 64,
       "num_hidden_layers": 2, "num_attention_heads": 4, "vocab_size": 100,
       "intermediate_size": 96, "rope_parameters": {"rope_type": "default", "rope_theta": 5e5}})");

@@ -201,7 +201,7 @@ absl::StatusOr<ModelConfig> ConfigFromGguf(const GgufFile& file) {
   const Json arch = metadata.value("general.architecture", Json());
   if (arch != "llama" && arch != "qwen3") {
     return absl::InvalidArgumentError(
-        absl::StrCat("general.architecture is ", arch.dump(), "; llama and qwen3 can be imported"));
+        absl::StrCat("general.architecture is ", Shown(arch), "; llama and qwen3 can be imported"));
   }
   KeyReader keys(metadata, arch.get<std::string>());
   ModelConfig config;
@@ -236,6 +236,13 @@ absl::StatusOr<ModelConfig> ConfigFromGguf(const GgufFile& file) {
     return absl::InvalidArgumentError(
         absl::StrCat("the metadata's ", problem.field, " ", problem.reason));
   }
+  for (const char* const key : {"rope.dimension_count", "attention.value_length"}) {
+    if (keys.Integer(key, config.HeadDim()) == config.HeadDim()) continue;
+    keys.Fail(key, absl::StrCat("is not the ", config.HeadDim(),
+                                " of a head; such models are not "
+                                "supported"));
+  }
+  RETURN_IF_ERROR(keys.status());
   return config;
 }
 

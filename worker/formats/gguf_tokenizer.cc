@@ -5,6 +5,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "common/status_macros.h"
+#include "common/strings.h"
 
 namespace mindforge {
 namespace {
@@ -142,6 +143,11 @@ Json ConfigFromGguf(const Json& metadata, const Json& tokens) {
 
 }  // namespace
 
+std::string Shown(const Json& value) {
+  constexpr size_t kMostBytes = 200;
+  return Truncate(value.dump(-1, ' ', false, Json::error_handler_t::replace), kMostBytes);
+}
+
 absl::Status AddGgufTokenizer(const Json& tokenizer_json, const Json& config_json,
                               const ModelConfig& config, const std::string& chat_template,
                               GgufMetadata* metadata) {
@@ -172,7 +178,7 @@ absl::StatusOr<std::map<std::string, std::string>> TokenizerFromGguf(const Json&
   const Json pre = metadata.value("tokenizer.ggml.pre", Json());
   if (model != "gpt2" || pre != "gpt-2") {
     return absl::InvalidArgumentError(absl::StrCat(
-        "the file's tokenizer is ", model.dump(), " with pre-tokenizer ", pre.dump(),
+        "the file's tokenizer is ", Shown(model), " with pre-tokenizer ", Shown(pre),
         "; only gpt2 with gpt-2 can be taken over. Give the model's tokenizer: --tokenizer DIR"));
   }
   const Json tokens = metadata.value("tokenizer.ggml.tokens", Json());

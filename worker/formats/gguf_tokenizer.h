@@ -26,4 +26,7 @@ absl::Status AddGgufTokenizer(const nlohmann::json& tokenizer_json,
 absl::StatusOr<std::map<std::string, std::string>> TokenizerFromGguf(
     const nlohmann::json& metadata);
 
+// A value of the metadata for messages: its texts need not be UTF-8, and may be long.
+std::string Shown(const nlohmann::json& value);
+
 }  // namespace mindforge

@@ -116,6 +116,7 @@ void ApplyHuggingFaceDefaults(bool qwen3, FieldReader* fields, ModelConfig* conf
   config->rope_theta = 10000;
   config->rms_norm_eps = 1e-6;
   config->tie_word_embeddings = false;
+  config->max_position_embeddings = qwen3 ? 32768 : 2048;
   if (qwen3) config->head_dim = 128;
 }
 
@@ -137,6 +138,8 @@ void ReadRopeScaling(const Json& json, bool hugging_face, std::vector<std::strin
     scaling.type = RopeScaling::Type::kYarn;
     scaling.factor = 16;
     scaling.beta_fast = 32;
+    // transformers' defaults differ from the reference's.
+    if (hugging_face) scaling.original_max_position_embeddings = config->max_position_embeddings;
   } else if (type != "minimind") {
     fields.Problem("rope_type", absl::StrCat("\"", type,
                                              "\" is not supported; default, minimind and "
@@ -144,7 +147,11 @@ void ReadRopeScaling(const Json& json, bool hugging_face, std::vector<std::strin
     return;
   }
   fields.Read("original_max_position_embeddings", &scaling.original_max_position_embeddings);
-  fields.Read("factor", &scaling.factor);
+  if (!fields.Read("factor", &scaling.factor) && hugging_face && type == "yarn" &&
+      scaling.original_max_position_embeddings > 0) {
+    scaling.factor = static_cast<double>(config->max_position_embeddings) /
+                     static_cast<double>(scaling.original_max_position_embeddings);
+  }
   fields.Read("beta_fast", &scaling.beta_fast);
   fields.Read("beta_slow", &scaling.beta_slow);
   if (!fields.Read("attention_factor", &scaling.attention_factor) && hugging_face &&
