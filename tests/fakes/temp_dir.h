@@ -3,6 +3,8 @@
 
 #include <stdlib.h>
 
+#include <filesystem>
+#include <fstream>
 #include <string>
 
 #include "common/check.h"
@@ -24,6 +26,12 @@ class TempDir {
 
   const std::string& path() const { return path_; }
   std::string File(const std::string& name) const { return path_ + "/" + name; }
+
+  std::string Write(const std::string& name, const std::string& content) const {
+    std::filesystem::remove(File(name));  // file systems flush what replaces content in place
+    std::ofstream(File(name), std::ios::binary) << content;
+    return File(name);
+  }
 
  private:
   std::string path_;

@@ -82,9 +82,9 @@ std::vector<std::string> NamesIn(const std::string& dir) {
 TEST(Checkpoint, ReadsBackEqualAndServesAsAModelFolder) {
   const TempDir dir;
   TinyJob job;
-  const std::string path = job.Write(dir.At("job"));
-  EXPECT_EQ(path, dir.At("job") + "/step-12.g3");
-  EXPECT_THAT(NamesIn(dir.At("job")), ElementsAre("step-12.g3"));
+  const std::string path = job.Write(dir.File("job"));
+  EXPECT_EQ(path, dir.File("job") + "/step-12.g3");
+  EXPECT_THAT(NamesIn(dir.File("job")), ElementsAre("step-12.g3"));
   EXPECT_THAT(NamesIn(path),
               UnorderedElementsAre("model.safetensors", "optimizer.safetensors", "state.json",
                                    "config.json", "generation_config.json", "tokenizer.json",
@@ -150,7 +150,7 @@ TEST(Checkpoint, ReportsEveryTornFileByName) {
     WriteBytes(file, sound);
     EXPECT_TRUE(VerifyCheckpoint(path).ok()) << VerifyCheckpoint(path);
   }
-  EXPECT_EQ(VerifyCheckpoint(dir.At("step-1.g1")).code(), absl::StatusCode::kNotFound);
+  EXPECT_EQ(VerifyCheckpoint(dir.File("step-1.g1")).code(), absl::StatusCode::kNotFound);
 }
 
 TEST(Checkpoint, WhatTheDiskCannotReadIsLost) {
@@ -217,19 +217,19 @@ TEST(CheckpointDir, ListsCompleteFoldersInOrder) {
   }
   for (const char* name : {"step-5.g1", "step-x.g1", "step-05.g1", "step-7.g", "step-7.g1.old",
                            ".writing-step-9.g1", "quarantined-step-8.g1", "notes"}) {
-    fs::create_directory(dir.At(name));
+    fs::create_directory(dir.File(name));
     // Complete but for the first: only names can keep the others out.
-    if (std::string(name) != "step-5.g1") WriteBytes(dir.At(name) + "/MANIFEST.json", "{}");
+    if (std::string(name) != "step-5.g1") WriteBytes(dir.File(name) + "/MANIFEST.json", "{}");
   }
   const auto folders = ListCheckpoints(dir.path());
   ASSERT_TRUE(folders.ok()) << folders.status();
   std::vector<std::string> names;
   for (const CheckpointFolder& folder : *folders) {
     names.push_back(CheckpointFolderName(folder.step, folder.generation));
-    EXPECT_EQ(folder.path, dir.At(names.back()));
+    EXPECT_EQ(folder.path, dir.File(names.back()));
   }
   EXPECT_THAT(names, ElementsAre("step-3.g9", "step-20.g1", "step-20.g2", "step-100.g1"));
-  EXPECT_THAT(*ListCheckpoints(dir.At("absent")), IsEmpty());
+  EXPECT_THAT(*ListCheckpoints(dir.File("absent")), IsEmpty());
 }
 
 TEST(CheckpointDir, PutsBadFoldersAside) {
@@ -238,10 +238,10 @@ TEST(CheckpointDir, PutsBadFoldersAside) {
   for (const char* expected : {"quarantined-step-12.g3", "quarantined-step-12.g3.1"}) {
     const auto moved = QuarantineCheckpoint(job.Write(dir.path()) + "/");
     ASSERT_TRUE(moved.ok()) << moved.status();
-    EXPECT_EQ(*moved, dir.At(expected));
+    EXPECT_EQ(*moved, dir.File(expected));
   }
   EXPECT_THAT(*ListCheckpoints(dir.path()), IsEmpty());
-  EXPECT_EQ(QuarantineCheckpoint(dir.At("step-12.g3")).status().code(),
+  EXPECT_EQ(QuarantineCheckpoint(dir.File("step-12.g3")).status().code(),
             absl::StatusCode::kNotFound);
 }
 
@@ -260,7 +260,7 @@ TEST(CheckpointDir, RemovesFoldersAndLeftovers) {
   const std::string elsewhere = ".writing-step-1.g1.another-host.2147483647.abc";
   for (const std::string& name :
        {mine, abandoned, elsewhere, std::string(".removing-step-2.g1.x")}) {
-    fs::create_directory(dir.At(name));
+    fs::create_directory(dir.File(name));
   }
   const auto removed = RemoveCheckpointLeftovers(dir.path());
   ASSERT_TRUE(removed.ok()) << removed.status();

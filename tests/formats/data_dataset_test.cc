@@ -31,7 +31,7 @@ class DatasetTest : public testing::Test {
                                   .tokenizer_path = TestData("tokenizer"),
                                   .max_seq_len = length,
                                   .packing = packing,
-                                  .cache_dir = dir_.At("cache")});
+                                  .cache_dir = dir_.File("cache")});
     EXPECT_TRUE(dataset.ok()) << dataset.status();
     return std::move(dataset).value();
   }
@@ -140,7 +140,7 @@ TEST_F(DatasetTest, NamesAnOptionThatCannotBe) {
   const auto status = [&](DatasetOptions options) {
     options.path = dir_.Write("data.jsonl", "{\"text\": \"one two\"}\n");
     if (options.tokenizer_path.empty()) options.tokenizer_path = TestData("tokenizer");
-    options.cache_dir = dir_.At("cache");
+    options.cache_dir = dir_.File("cache");
     const auto dataset = Dataset::Open(options);
     EXPECT_FALSE(dataset.ok());
     return dataset.status();

@@ -12,6 +12,7 @@
 #include "common/error_details.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include "tests/formats/minimind_tokenizer.h"
 #include "tests/formats/temp_dir.h"
 #include "worker/data/dataset.h"
 #include "worker/data/token_cache.h"
@@ -23,15 +24,6 @@ namespace fs = std::filesystem;
 using ::testing::AllOf;
 using ::testing::HasSubstr;
 using ::testing::Not;
-
-const Tokenizer& MiniMind() {
-  static const Tokenizer* const tokenizer = [] {
-    auto loaded = Tokenizer::Load(TestData("tokenizer"));
-    EXPECT_TRUE(loaded.ok()) << loaded.status();
-    return loaded->release();
-  }();
-  return *tokenizer;
-}
 
 std::string Line(const std::string& text) { return "{\"text\": \"" + text + "\"}\n"; }
 
@@ -80,28 +72,28 @@ class DataFilesTest : public testing::Test {
   }
 
   TempDir dir_;
-  TokenCacheOptions options_{.cache_dir = dir_.At("cache"), .threads = 2};
+  TokenCacheOptions options_{.cache_dir = dir_.File("cache"), .threads = 2};
 };
 
 TEST_F(DataFilesTest, TakesAFoldersFilesByName) {
-  fs::create_directories(dir_.At("set/deeper"));
+  fs::create_directories(dir_.File("set/deeper"));
   dir_.Write("set/b.jsonl.zst", Compressed(Line("second one")));
   dir_.Write("set/a.jsonl", Line("first one"));
   dir_.Write("set/c.jsonl", Line("third one"));
   dir_.Write("set/.hidden.jsonl", "not looked at");
   dir_.Write("set/notes.txt", "not looked at");
   dir_.Write("set/deeper/d.jsonl", "not looked at");
-  EXPECT_EQ(TextsOf({dir_.At("set")}),
+  EXPECT_EQ(TextsOf({dir_.File("set")}),
             (std::vector<std::string>{"first one", "second one", "third one"}));
 }
 
 TEST_F(DataFilesTest, KeepsTheOrderOfPaths) {
-  fs::create_directories(dir_.At("set"));
+  fs::create_directories(dir_.File("set"));
   dir_.Write("set/z.jsonl", Line("in the folder"));
   const std::string file = dir_.Write("one.jsonl", Line("the file"));
-  EXPECT_EQ(TextsOf({file, dir_.At("set"), file}),
+  EXPECT_EQ(TextsOf({file, dir_.File("set"), file}),
             (std::vector<std::string>{"the file", "in the folder", "the file"}));
-  EXPECT_NE(DigestOf({file, dir_.At("set")}), DigestOf({dir_.At("set"), file}));
+  EXPECT_NE(DigestOf({file, dir_.File("set")}), DigestOf({dir_.File("set"), file}));
 }
 
 TEST_F(DataFilesTest, DigestsWhatIsInTheFilesWhateverTheyAreCalled) {
@@ -112,12 +104,12 @@ TEST_F(DataFilesTest, DigestsWhatIsInTheFilesWhateverTheyAreCalled) {
   const std::string pair = DigestOf({a, b});
   EXPECT_EQ(single, "5724faf8bdb7e926");  // XXH3-64 of the file: jobs that began before go on
   EXPECT_NE(DigestOf({both}), pair);
-  fs::create_directories(dir_.At("set"));
-  fs::rename(a, dir_.At("set/first.jsonl"));
-  fs::rename(b, dir_.At("set/second.jsonl"));
-  EXPECT_EQ(DigestOf({dir_.At("set")}), pair);
+  fs::create_directories(dir_.File("set"));
+  fs::rename(a, dir_.File("set/first.jsonl"));
+  fs::rename(b, dir_.File("set/second.jsonl"));
+  EXPECT_EQ(DigestOf({dir_.File("set")}), pair);
   dir_.Write("set/second.jsonl", Line("three five"));
-  EXPECT_NE(DigestOf({dir_.At("set")}), pair);
+  EXPECT_NE(DigestOf({dir_.File("set")}), pair);
 }
 
 TEST_F(DataFilesTest, ReadsZstdAsThePlainFile) {
@@ -206,8 +198,8 @@ TEST_F(DataFilesTest, CountsALineAboveTheLimitAsMalformed) {
 }
 
 TEST_F(DataFilesTest, SaysWhichFolderItCannotUse) {
-  fs::create_directories(dir_.At("empty/deeper"));
-  EXPECT_THAT(Problem({dir_.At("empty")}), HasSubstr("holds no .jsonl or .jsonl.zst file"));
+  fs::create_directories(dir_.File("empty/deeper"));
+  EXPECT_THAT(Problem({dir_.File("empty")}), HasSubstr("holds no .jsonl or .jsonl.zst file"));
   const std::string a = dir_.Write("a.jsonl", Line("one two"));
   options_.cache_dir = a + "/cache";  // below a file; permissions do not stop a root user
   options_.paths = {a};
@@ -217,9 +209,9 @@ TEST_F(DataFilesTest, SaysWhichFolderItCannotUse) {
 
 TEST_F(DataFilesTest, SaysThatACacheFolderIsNotWritable) {
   if (::geteuid() == 0) GTEST_SKIP() << "root may write anywhere";
-  fs::create_directories(dir_.At("locked"));
-  fs::permissions(dir_.At("locked"), fs::perms::owner_read | fs::perms::owner_exec);
-  options_.cache_dir = dir_.At("locked") + "/cache";
+  fs::create_directories(dir_.File("locked"));
+  fs::permissions(dir_.File("locked"), fs::perms::owner_read | fs::perms::owner_exec);
+  options_.cache_dir = dir_.File("locked") + "/cache";
   options_.paths = {dir_.Write("a.jsonl", Line("one two"))};
   const absl::Status status = TokenCache::Open(options_, MiniMind()).status();
   ASSERT_EQ(GetViolations(status).size(), 1u) << status;

@@ -5,6 +5,7 @@
 
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include "tests/formats/minimind_tokenizer.h"
 #include "tests/formats/temp_dir.h"
 #include "worker/data/token_cache.h"
 #include "worker/data/token_file.h"
@@ -15,15 +16,6 @@ namespace {
 namespace fs = std::filesystem;
 using ::testing::HasSubstr;
 using ::testing::Not;
-
-const Tokenizer& MiniMind() {
-  static const Tokenizer* const tokenizer = [] {
-    auto loaded = Tokenizer::Load(TestData("tokenizer"));
-    EXPECT_TRUE(loaded.ok()) << loaded.status();
-    return loaded->release();
-  }();
-  return *tokenizer;
-}
 
 class TokenCacheTest : public testing::Test {
  protected:
@@ -52,7 +44,7 @@ class TokenCacheTest : public testing::Test {
   }
 
   TempDir dir_;
-  TokenCacheOptions options_{.cache_dir = dir_.At("cache"), .threads = 2};
+  TokenCacheOptions options_{.cache_dir = dir_.File("cache"), .threads = 2};
 };
 
 TEST_F(TokenCacheTest, HoldsTheIdsOfEachText) {
@@ -151,7 +143,7 @@ TEST_F(TokenCacheTest, RefusesADatasetWithNothingToTrainOn) {
   EXPECT_THAT(Problem(""), HasSubstr("nothing to train on"));
   EXPECT_THAT(Problem("\n \n\r\n"), HasSubstr("nothing to train on"));
   EXPECT_THAT(Problem("{\"text\": \"a\"}\n"), HasSubstr("nothing to train on"));
-  options_.paths = {dir_.At("absent.jsonl")};
+  options_.paths = {dir_.File("absent.jsonl")};
   const auto absent = TokenCache::Open(options_, MiniMind());
   EXPECT_EQ(absent.status().code(), absl::StatusCode::kNotFound);
   EXPECT_THAT(std::string(absent.status().message()), HasSubstr("absent.jsonl"));

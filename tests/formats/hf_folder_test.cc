@@ -32,7 +32,7 @@ class Folder {
   }
 
   void Write(const std::string& file = "model.safetensors") {
-    WriteBytes(dir.At("config.json"), ModelConfigToJson(config).dump());
+    WriteBytes(dir.File("config.json"), ModelConfigToJson(config).dump());
     std::vector<std::vector<float>> data;
     std::vector<TensorView> tensors;
     for (const auto& [name, shape] : shapes) {
@@ -40,7 +40,7 @@ class Folder {
       tensors.push_back({name, DType::kF32, shape, data.back().data(),
                          static_cast<int64_t>(data.back().size() * sizeof(float))});
     }
-    ASSERT_TRUE(WriteSafetensors(dir.At(file), tensors, {}).ok());
+    ASSERT_TRUE(WriteSafetensors(dir.File(file), tensors, {}).ok());
   }
 
   absl::StatusOr<ModelFolder> Open() { return OpenModelFolder(dir.path()); }
@@ -110,7 +110,7 @@ TEST(ModelFolder, ListsEveryTensorThatDoesNotFit) {
   folder.Write();
   const std::string problem = folder.Problem();
   for (const char* says :
-       {"model.layers.1.mlp.up_proj.weight has shape [13, 8], config.json asks for [12, 8]",
+       {"model.layers.1.mlp.up_proj.weight has shape [13, 8], the configuration asks for [12, 8]",
         "model.norm.weight has shape [1, 8]", "model.layers.0.self_attn.k_proj.weight is missing",
         "lm_head.weight is missing"}) {
     EXPECT_THAT(problem, HasSubstr(says));
@@ -120,7 +120,7 @@ TEST(ModelFolder, ListsEveryTensorThatDoesNotFit) {
 TEST(ModelFolder, RefusesADTypeItCannotLoad) {
   Folder folder;
   folder.Write();
-  const std::string path = folder.dir.At("model.safetensors");
+  const std::string path = folder.dir.File("model.safetensors");
   std::string bytes = ReadBytes(path);
   bytes.replace(bytes.find("F32"), 3, "I32");
   WriteBytes(path, bytes);
@@ -159,13 +159,13 @@ TEST(ModelFolder, SaysWhichPartIsMissingOrDamaged) {
   EXPECT_EQ(OpenModelFolder("/no/such/folder").status().code(), absl::StatusCode::kNotFound);
   EXPECT_THAT(folder.Problem(absl::StatusCode::kNotFound), HasSubstr("config.json"));
   folder.Write();
-  std::filesystem::remove(folder.dir.At("model.safetensors"));
+  std::filesystem::remove(folder.dir.File("model.safetensors"));
   EXPECT_THAT(folder.Problem(absl::StatusCode::kNotFound), HasSubstr("model.safetensors"));
   folder.Write();
   folder.dir.Write("config.json", "{\"hidden_size\": ");
   EXPECT_THAT(folder.Problem(), HasSubstr("config.json"));
   folder.Write();
-  const std::string weights = ReadBytes(folder.dir.At("model.safetensors"));
+  const std::string weights = ReadBytes(folder.dir.File("model.safetensors"));
   folder.dir.Write("model.safetensors", weights.substr(0, weights.size() - 4));
   EXPECT_THAT(folder.Problem(absl::StatusCode::kDataLoss), HasSubstr("model.safetensors"));
 }

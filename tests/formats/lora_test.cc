@@ -53,10 +53,10 @@ class LoraTest : public ::testing::Test {
   absl::StatusOr<ModelFolder> Open(bool own = false) {
     nlohmann::json json = ModelConfigToJson(config_);
     if (own) json[kLoraRankField] = 2;
-    WriteBytes(dir_.At("config.json"), json.dump());
+    WriteBytes(dir_.File("config.json"), json.dump());
     std::vector<TensorView> all = base_;
     if (own) all.insert(all.end(), adapters_.begin(), adapters_.end());
-    EXPECT_TRUE(WriteSafetensors(dir_.At("model.safetensors"), all, {}).ok());
+    EXPECT_TRUE(WriteSafetensors(dir_.File("model.safetensors"), all, {}).ok());
     return OpenModelFolder(dir_.path());
   }
 
@@ -73,10 +73,10 @@ class LoraTest : public ::testing::Test {
 
 TEST_F(LoraTest, MergesFilesOfBothKinds) {
   for (const char* name : {"a.pth", "a.safetensors"}) {
-    ASSERT_TRUE(WriteLora(dir_.At(name), adapters_, DType::kF16).ok());
+    ASSERT_TRUE(WriteLora(dir_.File(name), adapters_, DType::kF16).ok());
     auto folder = Open();
     ASSERT_TRUE(folder.ok()) << folder.status();
-    ASSERT_TRUE(MergeLora(dir_.At(name), &*folder).ok());
+    ASSERT_TRUE(MergeLora(dir_.File(name), &*folder).ok());
     const ModelFolder moved = *std::move(folder);
     EXPECT_THAT(Values(moved, std::string(kQuery) + ".weight"), Each(4));
     EXPECT_THAT(Values(moved, "model.layers.0.self_attn.o_proj.weight"), Each(4));
@@ -99,7 +99,7 @@ TEST_F(LoraTest, MergesTheAdaptersOfAFolder) {
 
 TEST_F(LoraTest, AdaptersThatNoConfigurationNamesAreNotTheModels) {
   ASSERT_TRUE(Open(/*own=*/true).ok());
-  WriteBytes(dir_.At("config.json"), ModelConfigToJson(config_).dump());
+  WriteBytes(dir_.File("config.json"), ModelConfigToJson(config_).dump());
   auto folder = OpenModelFolder(dir_.path());
   ASSERT_TRUE(folder.ok()) << folder.status();
   EXPECT_THAT(folder->warnings, Contains(HasSubstr("tensors not used")));
@@ -117,10 +117,10 @@ TEST_F(LoraTest, AFolderMustHoldTheAdaptersThatItPromises) {
 
 TEST_F(LoraTest, StripsThePrefixOfParallelTraining) {
   for (TensorView& view : adapters_) view.name = "module." + view.name;
-  ASSERT_TRUE(WriteLora(dir_.At("a.pth"), adapters_, DType::kF32).ok());
+  ASSERT_TRUE(WriteLora(dir_.File("a.pth"), adapters_, DType::kF32).ok());
   auto folder = Open();
   ASSERT_TRUE(folder.ok()) << folder.status();
-  ASSERT_TRUE(MergeLora(dir_.At("a.pth"), &*folder).ok());
+  ASSERT_TRUE(MergeLora(dir_.File("a.pth"), &*folder).ok());
   EXPECT_THAT(Values(*folder, std::string(kQuery) + ".weight"), Each(4));
 }
 
@@ -130,10 +130,10 @@ TEST_F(LoraTest, ListsEveryModuleThatDoesNotFit) {
   Add("model.layers.0.self_attn.v_proj.lora.A.weight", {2, 8}, 0, &adapters_);
   Add("model.layers.0.self_attn.k_proj.lora.A.weight", {2, 8}, 0, &adapters_);
   Add("model.layers.0.self_attn.k_proj.lora.B.weight", {8, 2}, 0, &adapters_);
-  ASSERT_TRUE(WriteLora(dir_.At("a.safetensors"), adapters_, DType::kF32).ok());
+  ASSERT_TRUE(WriteLora(dir_.File("a.safetensors"), adapters_, DType::kF32).ok());
   auto folder = Open();
   ASSERT_TRUE(folder.ok()) << folder.status();
-  const absl::Status merged = MergeLora(dir_.At("a.safetensors"), &*folder);
+  const absl::Status merged = MergeLora(dir_.File("a.safetensors"), &*folder);
   EXPECT_EQ(merged.code(), absl::StatusCode::kInvalidArgument);
   for (const char* says :
        {"the model has no model.layers.7.self_attn.q_proj", "v_proj.lora.B.weight is missing",
@@ -146,10 +146,10 @@ TEST_F(LoraTest, ListsEveryModuleThatDoesNotFit) {
 TEST_F(LoraTest, AFileWithoutAdaptersIsRefused) {
   auto folder = Open();
   ASSERT_TRUE(folder.ok()) << folder.status();
-  const absl::Status merged = MergeLora(dir_.At("model.safetensors"), &*folder);
+  const absl::Status merged = MergeLora(dir_.File("model.safetensors"), &*folder);
   EXPECT_EQ(merged.code(), absl::StatusCode::kInvalidArgument);
   EXPECT_THAT(std::string(merged.message()), HasSubstr("no LoRA adapters"));
-  EXPECT_FALSE(WriteLora(dir_.At("x.pth"), {}, DType::kF32).ok());
+  EXPECT_FALSE(WriteLora(dir_.File("x.pth"), {}, DType::kF32).ok());
 }
 
 TEST(LoraFileName, IsTheReferences) { EXPECT_EQ(LoraFileName("law", 512), "lora/law_512.pth"); }
@@ -158,10 +158,10 @@ TEST_F(LoraTest, ReadsThePromptStyle) {
   auto json = ModelConfigToJson(config_);
   ASSERT_TRUE(Open().ok());
   json[kPromptStyleField] = "chat";
-  WriteBytes(dir_.At("config.json"), json.dump());
+  WriteBytes(dir_.File("config.json"), json.dump());
   EXPECT_EQ(OpenModelFolder(dir_.path())->prompt_style, "chat");
   json[kPromptStyleField] = "poem";
-  WriteBytes(dir_.At("config.json"), json.dump());
+  WriteBytes(dir_.File("config.json"), json.dump());
   EXPECT_FALSE(OpenModelFolder(dir_.path()).ok());
 }
 

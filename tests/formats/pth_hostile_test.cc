@@ -21,7 +21,7 @@ using Status = absl::StatusCode;
 
 // An archive with this pickle and a storage `0` of 16 bytes.
 std::string WithPickle(const TempDir& dir, const std::string& pickle) {
-  const std::string path = dir.At("hostile.pth");
+  const std::string path = dir.File("hostile.pth");
   auto zip = ZipWriter::Create(path);
   EXPECT_TRUE(zip.ok());
   EXPECT_TRUE((*zip)->Add("archive/data.pkl", pickle).ok());

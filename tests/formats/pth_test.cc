@@ -55,8 +55,8 @@ TEST(PthFile, ReadsBackWhatItWrote) {
       {.name = "same", .shape = {2, 2}, .data = a.data(), .bytes = 16},
       {.name = "b", .shape = {1}, .data = b.data(), .bytes = 4}};
   for (const DType dtype : {DType::kF32, DType::kF16, DType::kBF16}) {
-    ASSERT_TRUE(WriteStateDictPth(dir.At("x.pth"), tensors, dtype).ok());
-    const auto file = NamedTensors::Open(dir.At("x.pth"));
+    ASSERT_TRUE(WriteStateDictPth(dir.File("x.pth"), tensors, dtype).ok());
+    const auto file = NamedTensors::Open(dir.File("x.pth"));
     ASSERT_TRUE(file.ok()) << file.status();
     ASSERT_EQ((*file)->tensors().size(), 3u);
     EXPECT_EQ((*file)->Find("a")->dtype, dtype);
@@ -70,7 +70,7 @@ TEST(PthFile, SaysWhichValueFloat16CannotHold) {
   TempDir dir;
   const float big = 70000;
   const auto written = WriteStateDictPth(
-      dir.At("x.pth"), {{.name = "w", .shape = {1}, .data = &big, .bytes = 4}}, DType::kF16);
+      dir.File("x.pth"), {{.name = "w", .shape = {1}, .data = &big, .bytes = 4}}, DType::kF16);
   EXPECT_EQ(written.status().code(), absl::StatusCode::kInvalidArgument);
   EXPECT_THAT(std::string(written.status().message()), HasSubstr("\"w\" holds 70000"));
 }
@@ -102,8 +102,8 @@ TEST(ResumePth, ReadsBackWhatItWrote) {
   resume->tracker_id.clear();
   resume->step = int64_t{1} << 40;
   resume->scaler.reset();
-  ASSERT_TRUE(WriteResumePth(dir.At("r.pth"), *resume, DType::kF16).ok());
-  const auto again = ReadResumePth(dir.At("r.pth"));
+  ASSERT_TRUE(WriteResumePth(dir.File("r.pth"), *resume, DType::kF16).ok());
+  const auto again = ReadResumePth(dir.File("r.pth"));
   ASSERT_TRUE(again.ok()) << again.status();
   EXPECT_EQ(again->optimizer.size(), 1u);
   EXPECT_EQ(again->optimizer[0].step, 1);

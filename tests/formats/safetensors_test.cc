@@ -41,11 +41,11 @@ TEST(Safetensors, ReadsBackWhatItWrote) {
       View("odd", DType::kU8, {3}, odd), View("b", DType::kBF16, {2}, half),
       View("a.weight", DType::kF32, {2, 3}, weights), View("s", DType::kI64, {}, scalar),
       View("empty", DType::kF32, {0, 4}, none)};
-  const auto digest = WriteSafetensors(dir.At("m"), tensors, {{"format", "pt"}});
+  const auto digest = WriteSafetensors(dir.File("m"), tensors, {{"format", "pt"}});
   ASSERT_TRUE(digest.ok()) << digest.status();
-  EXPECT_EQ(digest->bytes, static_cast<int64_t>(ReadBytes(dir.At("m")).size()));
+  EXPECT_EQ(digest->bytes, static_cast<int64_t>(ReadBytes(dir.File("m")).size()));
 
-  const auto file = SafetensorsFile::Open(dir.At("m"));
+  const auto file = SafetensorsFile::Open(dir.File("m"));
   ASSERT_TRUE(file.ok()) << file.status();
   EXPECT_EQ((*file)->tensors().size(), 5u);
   EXPECT_EQ((*file)->metadata().at("format"), "pt");
@@ -76,7 +76,7 @@ TEST(Safetensors, RefusesToWriteWhatCannotBeRead) {
   const TempDir dir;
   const std::vector<float> two = {1, 2};
   const auto status = [&](const std::vector<TensorView>& tensors) {
-    return WriteSafetensors(dir.At("m"), tensors, {}).status().code();
+    return WriteSafetensors(dir.File("m"), tensors, {}).status().code();
   };
   const auto good = View("a", DType::kF32, {2}, two);
   EXPECT_EQ(status({good, good}), absl::StatusCode::kInvalidArgument);
@@ -143,7 +143,7 @@ TEST(Safetensors, RefusesFilesThatAreTooShort) {
         std::string("\x01\0\0\0\0\0\0\0", 8), std::string("\x64\0\0\0\0\0\0\0{}", 10)}) {
     EXPECT_EQ(OpenStatus(dir, content).code(), absl::StatusCode::kDataLoss);
   }
-  EXPECT_EQ(SafetensorsFile::Open(dir.At("absent")).status().code(), absl::StatusCode::kNotFound);
+  EXPECT_EQ(SafetensorsFile::Open(dir.File("absent")).status().code(), absl::StatusCode::kNotFound);
   EXPECT_EQ(SafetensorsFile::Open(dir.path()).status().code(), absl::StatusCode::kDataLoss);
 }
 
@@ -152,11 +152,11 @@ TEST(Safetensors, SurvivesRandomDamage) {
   const TempDir dir;
   const std::vector<float> data = {1, 2, 3, 4, 5, 6, 7, 8};
   ASSERT_TRUE(
-      WriteSafetensors(dir.At("m"),
+      WriteSafetensors(dir.File("m"),
                        {View("a", DType::kF32, {2, 4}, data), View("b", DType::kF32, {8}, data)},
                        {{"format", "pt"}})
           .ok());
-  const std::string sound = ReadBytes(dir.At("m"));
+  const std::string sound = ReadBytes(dir.File("m"));
   std::mt19937 rng(1);
   int refused = 0;
   for (int i = 0; i < 2000; ++i) {

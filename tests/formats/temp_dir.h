@@ -1,4 +1,4 @@
-// A folder for one test, removed with it, and a disk that refuses.
+// Files of one test, and a disk that refuses.
 #pragma once
 
 #include <signal.h>
@@ -11,33 +11,9 @@
 #include <string>
 
 #include "gtest/gtest.h"
+#include "tests/fakes/temp_dir.h"
 
 namespace mindforge {
-
-class TempDir {
- public:
-  TempDir() {
-    std::string pattern = (std::filesystem::temp_directory_path() / "formats-XXXXXX").string();
-    path_ = ::mkdtemp(pattern.data());
-  }
-  ~TempDir() {
-    std::error_code ignored;
-    std::filesystem::permissions(path_, std::filesystem::perms::owner_all, ignored);
-    std::filesystem::remove_all(path_, ignored);
-  }
-
-  const std::string& path() const { return path_; }
-  std::string At(const std::string& name) const { return path_ + "/" + name; }
-
-  std::string Write(const std::string& name, const std::string& content) const {
-    std::filesystem::remove(At(name));  // file systems flush what replaces content in place
-    std::ofstream(At(name), std::ios::binary) << content;
-    return At(name);
-  }
-
- private:
-  std::string path_;
-};
 
 // While it lives, writes of this process beyond `bytes` of a file fail with EFBIG.
 class FileSizeLimit {

@@ -12,12 +12,12 @@
 #include "absl/cleanup/cleanup.h"
 #include "absl/strings/str_cat.h"
 #include "common/durable_file.h"
-#include "common/json_parse.h"
 #include "common/random_id.h"
 #include "common/status_macros.h"
 #include "worker/formats/checkpoint_names.h"
 #include "worker/formats/digest_file.h"
 #include "worker/formats/hf_folder.h"
+#include "worker/formats/json_file.h"
 #include "worker/formats/manifest.h"
 #include "worker/formats/publish.h"
 
@@ -32,7 +32,7 @@ constexpr char kStateName[] = "state.json";
 constexpr char kConfigName[] = "config.json";
 constexpr char kGenerationConfigName[] = "generation_config.json";
 constexpr std::array kRequiredNames = {kModelName, kOptimizerName, kStateName, kConfigName};
-constexpr size_t kMaxJsonBytes = size_t{64} << 20;
+constexpr size_t kMaxManifestBytes = size_t{64} << 20;
 constexpr int kIndent = 2;
 
 // The files of one folder while they are written.
@@ -92,11 +92,6 @@ absl::Status WriteFiles(const std::string& folder, const CheckpointContents& con
   return writer.Finish();
 }
 
-absl::StatusOr<Json> ReadJson(const std::string& path) {
-  ASSIGN_OR_RETURN(const std::string text, ReadFile(path, kMaxJsonBytes));
-  return ParseJson(text, path);
-}
-
 }  // namespace
 
 absl::StatusOr<CheckpointFolder> WriteCheckpoint(const std::string& dir,
@@ -123,7 +118,8 @@ absl::StatusOr<CheckpointFolder> WriteCheckpoint(const std::string& dir,
 
 absl::Status VerifyCheckpoint(const std::string& path) {
   if (!PathExists(path)) return absl::NotFoundError(absl::StrCat("no checkpoint ", path));
-  const absl::StatusOr<std::string> text = ReadFile(JoinPath(path, kManifestName), kMaxJsonBytes);
+  const absl::StatusOr<std::string> text =
+      ReadFile(JoinPath(path, kManifestName), kMaxManifestBytes);
   if (absl::IsNotFound(text.status()) || absl::IsOutOfRange(text.status())) {
     return absl::DataLossError(
         absl::StrCat("checkpoint ", path, ": ", kManifestName, " is missing or far too long"));
@@ -142,7 +138,7 @@ absl::Status VerifyCheckpoint(const std::string& path) {
 }
 
 absl::StatusOr<CheckpointState> ReadCheckpointState(const std::string& path) {
-  ASSIGN_OR_RETURN(const Json json, ReadJson(JoinPath(path, kStateName)));
+  ASSIGN_OR_RETURN(const Json json, ReadJsonFile(JoinPath(path, kStateName)));
   return CheckpointStateFromJson(json);
 }
 
@@ -150,7 +146,7 @@ absl::StatusOr<LoadedCheckpoint> LoadCheckpoint(const std::string& path) {
   RETURN_IF_ERROR(VerifyCheckpoint(path));
   LoadedCheckpoint loaded;
   ASSIGN_OR_RETURN(loaded.state, ReadCheckpointState(path));
-  ASSIGN_OR_RETURN(const Json config, ReadJson(JoinPath(path, kConfigName)));
+  ASSIGN_OR_RETURN(const Json config, ReadJsonFile(JoinPath(path, kConfigName)));
   ASSIGN_OR_RETURN(loaded.model_config, ParseModelConfig(config, nullptr));
   ASSIGN_OR_RETURN(loaded.model, SafetensorsFile::Open(JoinPath(path, kModelName)));
   ASSIGN_OR_RETURN(loaded.optimizer, SafetensorsFile::Open(JoinPath(path, kOptimizerName)));

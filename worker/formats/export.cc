@@ -7,7 +7,6 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/strip.h"
 #include "common/durable_file.h"
-#include "common/json_parse.h"
 #include "common/status_macros.h"
 #include "worker/formats/checkpoint_names.h"
 #include "worker/formats/gguf_model.h"
@@ -20,9 +19,6 @@
 namespace mindforge {
 namespace {
 
-using Json = nlohmann::json;
-
-constexpr size_t kMaxJsonBytes = size_t{64} << 20;
 constexpr double kTwoPi = 6.283185307179586;
 
 // The last frequency that YaRN's ramp reaches, before it is bounded.
@@ -45,14 +41,6 @@ absl::Status CheckYarn(const ModelConfig& config) {
       "compute another ramp; lower original_max_position_embeddings, or export as pth");
 }
 
-absl::StatusOr<Json> GenerationConfig(const ModelFolder& folder) {
-  const std::string path = JoinPath(folder.path, "generation_config.json");
-  const absl::StatusOr<std::string> text = ReadFile(path, kMaxJsonBytes);
-  if (absl::IsNotFound(text.status())) return DefaultGenerationConfig(folder.config);
-  RETURN_IF_ERROR(text.status());
-  return ParseJson(*text, path);
-}
-
 std::vector<TensorView> ModelTensors(const ModelFolder& folder) {
   std::vector<TensorView> tensors;
   for (const ExpectedTensor& expected : ExpectedTensors(folder.config)) {
@@ -70,7 +58,7 @@ absl::StatusOr<ExportResult> ExportFolder(const ModelFolder& folder, const Expor
   contents.config = ModelConfigToJson(folder.config);
   contents.config["torch_dtype"] = std::string(WeightDTypeName(*contents.dtype));
   if (!folder.prompt_style.empty()) contents.config[kPromptStyleField] = folder.prompt_style;
-  ASSIGN_OR_RETURN(contents.generation_config, GenerationConfig(folder));
+  ASSIGN_OR_RETURN(contents.generation_config, GenerationConfigOf(folder));
   contents.tensors = ModelTensors(folder);
   if (folder.tokenizer_path.empty()) {
     result.notes.push_back("the model has no tokenizer.json: AutoTokenizer cannot load the folder");

@@ -8,17 +8,15 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "common/durable_file.h"
-#include "common/json_parse.h"
 #include "common/status_macros.h"
 #include "worker/formats/dtype_convert.h"
+#include "worker/formats/json_file.h"
 
 namespace mindforge {
 namespace {
 
 using Json = nlohmann::json;
 
-constexpr size_t kMaxJsonBytes = size_t{64} << 20;
-constexpr size_t kMaxListed = 20;  // problems shown of one kind
 constexpr char kEmbedding[] = "model.embed_tokens.weight";
 constexpr char kHead[] = "lm_head.weight";
 
@@ -55,19 +53,6 @@ void AddLayer(const ModelConfig& config, int64_t layer, std::vector<ExpectedTens
   for (int64_t e = 0; e < config.n_shared_experts; ++e) {
     AddMlp(absl::StrCat(mlp, "shared_experts.", e, "."), hidden, config.IntermediateSize(), out);
   }
-}
-
-std::string ListSome(const std::vector<std::string>& items, const char* separator) {
-  const size_t shown = std::min(items.size(), kMaxListed);
-  std::string text = absl::StrJoin(items.begin(), items.begin() + shown, separator);
-  if (shown < items.size())
-    absl::StrAppend(&text, separator, "and ", items.size() - shown, " more");
-  return text;
-}
-
-absl::StatusOr<Json> ReadJson(const std::string& path) {
-  ASSIGN_OR_RETURN(const std::string text, ReadFile(path, kMaxJsonBytes));
-  return ParseJson(text, path);
 }
 
 absl::Status OpenWeights(ModelFolder* folder) {
@@ -117,18 +102,15 @@ std::vector<ExpectedTensor> WithLora(const ModelFolder& folder) {
 }
 
 absl::Status CheckTensors(ModelFolder* folder) {
-  std::vector<std::string> problems;
+  const std::vector<ExpectedTensor> expected = WithLora(*folder);
+  std::vector<std::string> problems =
+      Misfits(expected, [folder](const std::string& name) { return folder->Find(name); });
   std::set<std::string> expected_names = {kHead};
-  for (const ExpectedTensor& expected : WithLora(*folder)) {
-    expected_names.insert(expected.name);
-    const TensorView* const tensor = folder->Find(expected.name);
-    if (tensor == nullptr) {
-      problems.push_back(absl::StrCat(expected.name, " is missing"));
-    } else if (tensor->shape != expected.shape) {
-      problems.push_back(absl::StrCat(expected.name, " has shape ", ShapeToString(tensor->shape),
-                                      ", config.json asks for ", ShapeToString(expected.shape)));
-    } else if (!IsWeightDType(tensor->dtype)) {
-      problems.push_back(absl::StrCat(expected.name, " is ", std::string(DTypeName(tensor->dtype)),
+  for (const ExpectedTensor& one : expected) {
+    expected_names.insert(one.name);
+    const TensorView* const tensor = folder->Find(one.name);
+    if (tensor != nullptr && !IsWeightDType(tensor->dtype)) {
+      problems.push_back(absl::StrCat(one.name, " is ", std::string(DTypeName(tensor->dtype)),
                                       ", only F32, F16 and BF16 can be loaded"));
     }
   }
@@ -197,7 +179,7 @@ absl::Status ReadOwnFields(const Json& config, ModelFolder* folder) {
 }
 
 absl::Status ReadGeneration(const Json& config_json, ModelFolder* folder) {
-  const absl::StatusOr<Json> json = ReadJson(JoinPath(folder->path, "generation_config.json"));
+  const absl::StatusOr<Json> json = ReadJsonFile(JoinPath(folder->path, "generation_config.json"));
   if (json.ok()) {
     ASSIGN_OR_RETURN(folder->generation, ParseGenerationConfig(*json));
   } else if (!absl::IsNotFound(json.status())) {
@@ -222,6 +204,21 @@ std::vector<ExpectedTensor> ExpectedTensors(const ModelConfig& config) {
   expected.push_back({"model.norm.weight", {hidden}});
   if (!config.tie_word_embeddings) expected.push_back({kHead, {config.vocab_size, hidden}});
   return expected;
+}
+
+std::vector<std::string> Misfits(const std::vector<ExpectedTensor>& expected,
+                                 const std::function<const TensorView*(const std::string&)>& find) {
+  std::vector<std::string> problems;
+  for (const ExpectedTensor& one : expected) {
+    const TensorView* const tensor = find(one.name);
+    if (tensor == nullptr) {
+      problems.push_back(absl::StrCat(one.name, " is missing"));
+    } else if (tensor->shape != one.shape) {
+      problems.push_back(absl::StrCat(one.name, " has shape ", ShapeToString(tensor->shape),
+                                      ", the configuration asks for ", ShapeToString(one.shape)));
+    }
+  }
+  return problems;
 }
 
 absl::StatusOr<GenerationDefaults> ParseGenerationConfig(const Json& json) {
@@ -255,6 +252,14 @@ Json DefaultGenerationConfig(const ModelConfig& config) {
           {"pad_token_id", config.pad_token_id}};
 }
 
+absl::StatusOr<Json> GenerationConfigOf(const ModelFolder& folder) {
+  absl::StatusOr<Json> json = ReadJsonFile(JoinPath(folder.path, "generation_config.json"));
+  if (absl::IsNotFound(json.status())) json = DefaultGenerationConfig(folder.config);
+  const std::vector<int64_t>& eos = folder.generation.eos_token_ids;
+  if (json.ok() && json->is_object() && eos.size() > 1) (*json)["eos_token_id"] = eos;
+  return json;
+}
+
 const TensorView* ModelFolder::Find(std::string_view name) const {
   const auto it = tensors.find(std::string(name));
   return it == tensors.end() ? nullptr : it->second;
@@ -276,7 +281,7 @@ absl::StatusOr<ModelFolder> OpenModelFolder(const std::string& path) {
   ModelFolder folder;
   folder.path = path;
   if (!PathExists(path)) return absl::NotFoundError(absl::StrCat("no model folder ", path));
-  absl::StatusOr<Json> config = ReadJson(JoinPath(path, "config.json"));
+  absl::StatusOr<Json> config = ReadJsonFile(JoinPath(path, "config.json"));
   if (absl::IsNotFound(config.status())) {
     return absl::NotFoundError(absl::StrCat(
         path, " has no config.json; name a Hugging Face model folder or a checkpoint folder"));

@@ -5,6 +5,7 @@
 
 #include <cstdint>
 #include <deque>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
@@ -30,6 +31,10 @@ struct ExpectedTensor {
 // per layer q, k, v, o, [q_norm, k_norm], input norm, post norm, mlp; final norm). `lm_head.weight`
 // is listed last and only when the head is not tied.
 std::vector<ExpectedTensor> ExpectedTensors(const ModelConfig& config);
+
+// What of `expected` is missing or of another shape, one text each.
+std::vector<std::string> Misfits(const std::vector<ExpectedTensor>& expected,
+                                 const std::function<const TensorView*(const std::string&)>& find);
 
 // generation_config.json's values; unset where the folder does not say.
 struct GenerationDefaults {
@@ -83,6 +88,10 @@ struct ModelFolder {
   };
   std::deque<Owned> owned_;
 };
+
+// generation_config.json of another folder with this model: its own, else the defaults, with every
+// end-of-text id that the folder names anywhere. Errors as ParseJson and ReadFile.
+absl::StatusOr<nlohmann::json> GenerationConfigOf(const ModelFolder& folder);
 
 // NOT_FOUND: no folder, no config.json or no weights. INVALID_ARGUMENT: a configuration that cannot
 // be built, or tensors missing, of a wrong shape or dtype (F32, F16 and BF16 are taken): every

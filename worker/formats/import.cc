@@ -1,16 +1,13 @@
 #include "worker/formats/import.h"
 
-#include <sys/stat.h>
-
 #include <algorithm>
 #include <fstream>
 #include <set>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "absl/strings/str_join.h"
 #include "common/durable_file.h"
-#include "common/json_parse.h"
+#include "common/error_details.h"
 #include "common/status_macros.h"
 #include "worker/formats/checkpoint_names.h"
 #include "worker/formats/dtype_convert.h"
@@ -27,8 +24,6 @@ using Json = nlohmann::json;
 
 constexpr char kHead[] = "lm_head.weight";
 constexpr char kPretrained[] = "pretrain";  // how the reference names weights of its first stage
-constexpr size_t kMaxListed = 20;
-constexpr size_t kMaxJsonBytes = size_t{64} << 20;
 
 // A source once it is open, whatever it was.
 struct Source {
@@ -46,18 +41,6 @@ struct Source {
   std::optional<GgufModel> gguf;
 };
 
-std::string ListSome(const std::vector<std::string>& items) {
-  const size_t shown = std::min(items.size(), kMaxListed);
-  std::string text = absl::StrJoin(items.begin(), items.begin() + shown, ", ");
-  if (shown < items.size()) absl::StrAppend(&text, " and ", items.size() - shown, " more");
-  return text;
-}
-
-bool IsFolder(const std::string& path) {
-  struct stat info {};
-  return ::stat(path.c_str(), &info) == 0 && S_ISDIR(info.st_mode);
-}
-
 bool IsGguf(const std::string& path) {
   char magic[4] = {};
   std::ifstream file(path, std::ios::binary);
@@ -69,37 +52,70 @@ bool IsGguf(const std::string& path) {
 absl::Status SelectTensors(Source* source) {
   std::unordered_map<std::string, const TensorView*> found;
   for (const TensorView& view : source->tensors) found.emplace(view.name, &view);
-  std::vector<TensorView> selected;
-  std::vector<std::string> problems;
-  std::set<std::string> known = {kHead};
-  for (const ExpectedTensor& expected : ExpectedTensors(source->config)) {
-    known.insert(expected.name);
-    const auto it = found.find(expected.name);
-    if (it == found.end()) {
-      problems.push_back(expected.name + " is missing");
-    } else if (it->second->shape != expected.shape) {
-      problems.push_back(absl::StrCat(expected.name, " has shape ",
-                                      ShapeToString(it->second->shape), ", expected ",
-                                      ShapeToString(expected.shape)));
-    } else {
-      selected.push_back(*it->second);
-    }
-  }
+  const std::vector<ExpectedTensor> expected = ExpectedTensors(source->config);
+  const std::vector<std::string> problems = Misfits(expected, [&](const std::string& name) {
+    const auto it = found.find(name);
+    return it == found.end() ? nullptr : it->second;
+  });
   if (!problems.empty()) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("the tensors do not fit the model's configuration: ", ListSome(problems)));
+    return absl::InvalidArgumentError(absl::StrCat(
+        "the tensors do not fit the model's configuration: ", ListSome(problems, "; ")));
+  }
+  std::vector<TensorView> selected;
+  std::set<std::string> known = {kHead};
+  for (const ExpectedTensor& one : expected) {
+    known.insert(one.name);
+    selected.push_back(*found.at(one.name));
   }
   std::vector<std::string> left_out;
   for (const TensorView& view : source->tensors) {
     if (!known.contains(view.name)) left_out.push_back(view.name);
   }
-  if (!left_out.empty()) source->notes.push_back("tensors left out: " + ListSome(left_out));
+  if (!left_out.empty()) source->notes.push_back("tensors left out: " + ListSome(left_out, ", "));
   source->tensors = std::move(selected);
+  return absl::OkStatus();
+}
+
+// The first flag of `hints` that is given; "" when none is.
+std::string FirstFlag(const ShapeHints& hints, bool with_config) {
+  if (with_config && !hints.config_path.empty()) return "--config";
+  if (hints.num_attention_heads.has_value()) return "--num-attention-heads";
+  if (hints.max_position_embeddings.has_value()) return "--max-position-embeddings";
+  if (hints.rope_theta.has_value()) return "--rope-theta";
+  if (hints.rms_norm_eps.has_value()) return "--rms-norm-eps";
+  if (hints.num_experts_per_tok.has_value()) return "--num-experts-per-tok";
+  return "";
+}
+
+// A flag that would be taken for heard and is not is refused.
+absl::Status CheckFlags(const ImportOptions& options, bool says_its_shape) {
+  const std::string flag = FirstFlag(options.shape, /*with_config=*/says_its_shape);
+  if (flag.empty()) return absl::OkStatus();
+  if (says_its_shape) {
+    return InvalidArgument(
+        flag, absl::StrCat(options.from,
+                           " says its model's shape itself; leave the flag out, or change the "
+                           "configuration there"));
+  }
+  if (options.shape.config_path.empty()) return absl::OkStatus();
+  return InvalidArgument(flag, "is given beside --config, which says it all; give one of the two");
+}
+
+// A folder with a .pth in it is no model folder, but its user means that file.
+absl::Status CheckModelFolder(const std::string& path) {
+  if (PathExists(JoinPath(path, "config.json"))) return absl::OkStatus();
+  ASSIGN_OR_RETURN(const std::vector<std::string> names, ListDir(path));
+  for (const std::string& name : names) {
+    if (!name.ends_with(".pth")) continue;
+    return absl::NotFoundError(absl::StrCat(
+        path, " has no config.json, but a .pth: import that: ", "--from ", JoinPath(path, name)));
+  }
   return absl::OkStatus();
 }
 
 absl::StatusOr<Source> OpenFolder(const std::string& path) {
   Source source;
+  RETURN_IF_ERROR(CheckModelFolder(path));
   ASSIGN_OR_RETURN(source.folder, OpenModelFolder(path));
   ModelFolder& folder = *source.folder;
   if (folder.lora_rank > 0) source.notes.push_back("its LoRA adapters were merged into the base");
@@ -110,11 +126,7 @@ absl::StatusOr<Source> OpenFolder(const std::string& path) {
     source.tensors.push_back(*folder.Find(expected.name));
     source.tensors.back().name = expected.name;
   }
-  const std::string generation = JoinPath(path, "generation_config.json");
-  if (PathExists(generation)) {
-    ASSIGN_OR_RETURN(const std::string text, ReadFile(generation, kMaxJsonBytes));
-    ASSIGN_OR_RETURN(source.generation_config, ParseJson(text, generation));
-  }
+  ASSIGN_OR_RETURN(source.generation_config, GenerationConfigOf(folder));
   if (!folder.tokenizer_path.empty()) {
     ASSIGN_OR_RETURN(TokenizerFiles files, ReadTokenizerFiles(folder.tokenizer_path));
     source.tokenizer = std::move(files.texts);
@@ -144,6 +156,7 @@ absl::StatusOr<Source> OpenBare(const std::string& path, const ShapeHints& hints
   for (const TensorView& view : source.named->tensors()) {
     adapters += ParseLoraName(view.name, &module);
     source.tensors.push_back(view);
+    source.tensors.back().name = PlainName(view.name);
   }
   if (adapters > 0 && adapters == source.tensors.size()) {
     return absl::InvalidArgumentError(absl::StrCat(
@@ -182,9 +195,11 @@ absl::StatusOr<ImportResult> ImportModel(const ImportOptions& options) {
     return absl::NotFoundError(absl::StrCat("there is no ", options.from));
   }
   const bool folder = IsFolder(options.from);
-  absl::StatusOr<Source> opened = folder                 ? OpenFolder(options.from)
-                                  : IsGguf(options.from) ? OpenGguf(options.from)
-                                                         : OpenBare(options.from, options.shape);
+  const bool gguf = !folder && IsGguf(options.from);
+  RETURN_IF_ERROR(CheckFlags(options, /*says_its_shape=*/folder || gguf));
+  absl::StatusOr<Source> opened = folder ? OpenFolder(options.from)
+                                  : gguf ? OpenGguf(options.from)
+                                         : OpenBare(options.from, options.shape);
   RETURN_IF_ERROR(opened.status());
   Source source = *std::move(opened);
   RETURN_IF_ERROR(AddTokenizer(options, &source));

@@ -5,15 +5,13 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "common/durable_file.h"
-#include "common/json_parse.h"
 #include "common/status_macros.h"
 #include "worker/formats/import.h"
+#include "worker/formats/json_file.h"
 
 namespace mindforge {
 namespace {
 
-constexpr size_t kMaxConfigBytes = size_t{64} << 20;
 constexpr int64_t kMaxCount = 4096;         // of layers or experts
 constexpr int64_t kReferenceHeads = 8;      // of every published MiniMind
 constexpr double kMiniMind3Epsilon = 1e-6;  // the releases with qk_norm
@@ -111,8 +109,7 @@ void Take(const std::optional<T>& hint, const char* field, const char* flag, T* 
 }
 
 absl::StatusOr<ModelConfig> ReadConfig(const std::string& path, std::vector<std::string>* notes) {
-  ASSIGN_OR_RETURN(const std::string text, ReadFile(path, kMaxConfigBytes));
-  ASSIGN_OR_RETURN(const nlohmann::json json, ParseJson(text, path));
+  ASSIGN_OR_RETURN(const nlohmann::json json, ReadJsonFile(path));
   return ParseModelConfig(json, notes);
 }
 

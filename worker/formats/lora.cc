@@ -5,7 +5,6 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "absl/strings/str_join.h"
 #include "common/status_macros.h"
 #include "worker/formats/dtype_convert.h"
 #include "worker/formats/named_tensors.h"
@@ -16,8 +15,6 @@ namespace {
 
 constexpr std::string_view kASuffix = ".lora.A.weight";
 constexpr std::string_view kBSuffix = ".lora.B.weight";
-constexpr std::string_view kParallelPrefix = "module.";  // of DistributedDataParallel
-constexpr size_t kMaxListed = 20;
 
 struct Adapter {
   const TensorView* a = nullptr;  // [r, in]
@@ -61,12 +58,9 @@ absl::Status CheckAll(const Adapters& adapters, const ModelFolder& folder) {
     if (!problem.empty()) problems.push_back(std::move(problem));
   }
   if (problems.empty()) return absl::OkStatus();
-  const size_t all = problems.size();
-  problems.resize(std::min(all, kMaxListed));
-  return absl::InvalidArgumentError(absl::StrCat(
-      "the adapters do not fit the model ", folder.path, ": ", absl::StrJoin(problems, "; "),
-      all > kMaxListed ? absl::StrCat(" and ", all - kMaxListed, " more") : "",
-      ". Were they trained on another model?"));
+  return absl::InvalidArgumentError(absl::StrCat("the adapters do not fit the model ", folder.path,
+                                                 ": ", ListSome(problems, "; "),
+                                                 ". Were they trained on another model?"));
 }
 
 // W + B·A, each element summed over r in order.
@@ -114,8 +108,7 @@ bool ParseLoraName(std::string_view name, std::string* module) {
   const std::string_view suffix = name.ends_with(kASuffix) ? kASuffix : kBSuffix;
   if (!name.ends_with(suffix)) return false;
   name.remove_suffix(suffix.size());
-  if (name.starts_with(kParallelPrefix)) name.remove_prefix(kParallelPrefix.size());
-  *module = std::string(name);
+  *module = PlainName(name);
   return true;
 }
 

@@ -17,7 +17,7 @@ namespace mindforge {
 // `model.layers.0.self_attn.q_proj` -> its adapters' and its own parameter names.
 std::string LoraAName(std::string_view module);
 std::string LoraBName(std::string_view module);
-// False when `name` is no adapter's; else sets `module`, freed of the reference's "module.".
+// False when `name` is no adapter's; else sets `module`, a PlainName.
 bool ParseLoraName(std::string_view name, std::string* module);
 
 // Applies W += B·A, in float32, to every module that the file names; the folder then finds the

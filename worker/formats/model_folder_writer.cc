@@ -187,8 +187,7 @@ absl::Status WriteFilesAtomically(const std::vector<NewFile>& files, bool overwr
   }
   for (size_t i = 0; i < files.size(); ++i) {
     const std::string& path = files[i].path;
-    const absl::Status published =
-        PublishFile(JoinPath(folders[i], NameOf(path)), path, overwrite);
+    const absl::Status published = PublishFile(JoinPath(folders[i], NameOf(path)), path, overwrite);
     if (published.ok()) continue;
     for (size_t k = 0; k < i && !overwrite; ++k) ::unlink(files[k].path.c_str());
     return published;

@@ -27,7 +27,8 @@ struct ModelFolderContents {
 // Writes the folder `path` (those above it are made). OK: it is durable and complete. On error it
 // is as it was before. ALREADY_EXISTS: it exists and is not empty, and `overwrite` is false.
 // FAILED_PRECONDITION: it is a file, a link or a mount point; or it holds other things than a model
-// folder's files, or is a checkpoint, and is not overwritten even so. RESOURCE_EXHAUSTED: the disk is full.
+// folder's files, or is a checkpoint, and is not overwritten even so. RESOURCE_EXHAUSTED: the disk
+// is full.
 absl::Status WriteModelFolder(const std::string& path, const ModelFolderContents& contents,
                               bool overwrite);
 

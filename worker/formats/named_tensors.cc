@@ -2,15 +2,17 @@
 
 #include <sys/stat.h>
 
+#include <algorithm>
 #include <fstream>
 #include <set>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "common/durable_file.h"
-#include "common/json_parse.h"
 #include "common/status_macros.h"
 #include "nlohmann/json.hpp"
+#include "worker/formats/json_file.h"
 #include "worker/formats/pth.h"
 
 namespace mindforge {
@@ -18,13 +20,8 @@ namespace {
 
 using Json = nlohmann::json;
 
-constexpr size_t kMaxIndexBytes = size_t{64} << 20;
+constexpr size_t kMaxListed = 20;
 constexpr size_t kMagicBytes = 9;
-
-bool IsFolder(const std::string& path) {
-  struct stat info {};
-  return ::stat(path.c_str(), &info) == 0 && S_ISDIR(info.st_mode);
-}
 
 // The first bytes of a file; fewer when it is shorter or cannot be read.
 std::string MagicOf(const std::string& path) {
@@ -37,8 +34,7 @@ std::string MagicOf(const std::string& path) {
 
 // The shards that an index names.
 absl::StatusOr<std::set<std::string>> ShardsOf(const std::string& index_path) {
-  ASSIGN_OR_RETURN(const std::string text, ReadFile(index_path, kMaxIndexBytes));
-  ASSIGN_OR_RETURN(const Json index, ParseJson(text, index_path));
+  ASSIGN_OR_RETURN(const Json index, ReadJsonFile(index_path));
   const Json map = index.is_object() ? index.value("weight_map", Json()) : Json();
   if (!map.is_object() || map.empty()) {
     return absl::InvalidArgumentError(absl::StrCat(index_path, ": `weight_map` is missing"));
@@ -56,6 +52,33 @@ absl::StatusOr<std::set<std::string>> ShardsOf(const std::string& index_path) {
 }
 
 }  // namespace
+
+std::string PlainName(std::string_view name) {
+  for (bool found = true; found;) {
+    found = false;
+    for (const std::string_view prefix : {"module.", "_orig_mod."}) {
+      if (!name.starts_with(prefix)) continue;
+      name.remove_prefix(prefix.size());
+      found = true;
+    }
+  }
+  return std::string(name);
+}
+
+std::string ListSome(const std::vector<std::string>& items, std::string_view separator) {
+  const std::string between(separator);
+  const auto shown = static_cast<ptrdiff_t>(std::min(items.size(), kMaxListed));
+  std::string text = absl::StrJoin(items.begin(), items.begin() + shown, between);
+  if (items.size() > kMaxListed) {
+    absl::StrAppend(&text, between, "and ", items.size() - kMaxListed, " more");
+  }
+  return text;
+}
+
+bool IsFolder(const std::string& path) {
+  struct stat info {};
+  return ::stat(path.c_str(), &info) == 0 && S_ISDIR(info.st_mode);
+}
 
 absl::StatusOr<std::unique_ptr<NamedTensors>> NamedTensors::Open(const std::string& path) {
   std::unique_ptr<NamedTensors> named(new NamedTensors(path));

@@ -15,6 +15,14 @@
 
 namespace mindforge {
 
+// A parameter's name without what DistributedDataParallel and torch.compile put before it.
+std::string PlainName(std::string_view name);
+
+// "a, b, c" with `separator`, for messages; of long lists the first and how many more there are.
+std::string ListSome(const std::vector<std::string>& items, std::string_view separator);
+
+bool IsFolder(const std::string& path);
+
 // Immutable once opened, so safe from any thread; views live as long as the object, moved or not.
 class NamedTensors {
  public:

@@ -57,8 +57,8 @@ absl::Status PublishFolder(const std::string& temporary, const std::string& path
   if (!replace) return Taken(path);
   std::string old = temporary;
   if (::renameat2(AT_FDCWD, temporary.c_str(), AT_FDCWD, path.c_str(), RENAME_EXCHANGE) != 0) {
-    old = JoinPath(ParentOf(path), absl::StrCat(std::string(kRemovingPrefix), NameOf(path), ".",
-                                                RandomId()));
+    old = JoinPath(ParentOf(path),
+                   absl::StrCat(std::string(kRemovingPrefix), NameOf(path), ".", RandomId()));
     RETURN_IF_ERROR(RenameTwice(temporary, path, old));
   }
   RETURN_IF_ERROR(SyncDir(ParentOf(path)));

@@ -1,10 +1,5 @@
 #include "worker/formats/safetensors.h"
 
-#include <fcntl.h>
-#include <sys/mman.h>
-#include <sys/stat.h>
-#include <unistd.h>
-
 #include <algorithm>
 #include <array>
 #include <cstring>
@@ -12,10 +7,8 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
-#include "common/durable_file.h"
 #include "common/json_parse.h"
 #include "common/status_macros.h"
-#include "common/unique_fd.h"
 #include "nlohmann/json.hpp"
 
 namespace mindforge {
@@ -150,39 +143,26 @@ int64_t ElementCount(absl::Span<const int64_t> shape) {
 }
 
 absl::StatusOr<std::unique_ptr<SafetensorsFile>> SafetensorsFile::Open(const std::string& path) {
-  UniqueFd fd(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
-  if (!fd.valid()) return ErrnoStatus(errno, "cannot open", path);
-  struct stat info {};
-  if (::fstat(fd.get(), &info) != 0) return ErrnoStatus(errno, "cannot stat", path);
-  if (!S_ISREG(info.st_mode)) return absl::DataLossError(absl::StrCat(path, " is no regular file"));
-  const auto size = static_cast<size_t>(info.st_size);
-  if (size < kPrefixBytes) {
-    return absl::DataLossError(
-        absl::StrCat(path, ": ", size, " bytes are too few for a safetensors file"));
-  }
-  void* const mapped = ::mmap(nullptr, size, PROT_READ, MAP_PRIVATE, fd.get(), 0);
-  if (mapped == MAP_FAILED) return ErrnoStatus(errno, "cannot map", path);
   std::unique_ptr<SafetensorsFile> file(new SafetensorsFile());
-  file->path_ = path;
-  file->mapped_ = static_cast<const char*>(mapped);
-  file->mapped_bytes_ = size;
+  ASSIGN_OR_RETURN(file->file_, MappedFile::Open(path));
   RETURN_IF_ERROR(file->Parse()) << path;
   return file;
 }
 
-SafetensorsFile::~SafetensorsFile() {
-  if (mapped_ != nullptr) ::munmap(const_cast<char*>(mapped_), mapped_bytes_);
-}
-
 absl::Status SafetensorsFile::Parse() {
-  uint64_t header_bytes = 0;  // little-endian, as every machine we run on
-  std::memcpy(&header_bytes, mapped_, sizeof(header_bytes));
-  if (header_bytes > kMaxHeaderBytes || header_bytes > mapped_bytes_ - kPrefixBytes) {
+  const std::string_view bytes = file_->bytes();
+  if (bytes.size() < kPrefixBytes) {
     return absl::DataLossError(
-        absl::StrCat("the header claims ", header_bytes, " bytes, the file has ", mapped_bytes_));
+        absl::StrCat(bytes.size(), " bytes are too few for a safetensors file"));
   }
-  return ParseHeader({mapped_ + kPrefixBytes, header_bytes},
-                     mapped_bytes_ - kPrefixBytes - header_bytes);
+  uint64_t header_bytes = 0;  // little-endian, as every machine we run on
+  std::memcpy(&header_bytes, bytes.data(), sizeof(header_bytes));
+  const uint64_t rest = bytes.size() - kPrefixBytes;
+  if (header_bytes > kMaxHeaderBytes || header_bytes > rest) {
+    return absl::DataLossError(
+        absl::StrCat("the header claims ", header_bytes, " bytes, the file has ", bytes.size()));
+  }
+  return ParseHeader(bytes.substr(kPrefixBytes, header_bytes), rest - header_bytes);
 }
 
 absl::Status SafetensorsFile::ParseHeader(std::string_view header, uint64_t data_bytes) {

@@ -15,6 +15,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/types/span.h"
+#include "worker/formats/mapped_file.h"
 
 namespace mindforge {
 
@@ -65,11 +66,10 @@ class SafetensorsFile {
   // and what is wrong. Every view of an opened file lies inside it.
   static absl::StatusOr<std::unique_ptr<SafetensorsFile>> Open(const std::string& path);
 
-  ~SafetensorsFile();
   SafetensorsFile(const SafetensorsFile&) = delete;
   SafetensorsFile& operator=(const SafetensorsFile&) = delete;
 
-  const std::string& path() const { return path_; }
+  const std::string& path() const { return file_->path(); }
   // In file order.
   const std::vector<TensorView>& tensors() const { return tensors_; }
   // Null when there is none of that name.
@@ -82,9 +82,7 @@ class SafetensorsFile {
   absl::Status Parse();
   absl::Status ParseHeader(std::string_view header, uint64_t data_bytes);
 
-  std::string path_;
-  const char* mapped_ = nullptr;
-  size_t mapped_bytes_ = 0;
+  std::unique_ptr<MappedFile> file_;
   std::vector<TensorView> tensors_;
   std::unordered_map<std::string, size_t> index_;
   std::map<std::string, std::string> metadata_;

@@ -45,14 +45,6 @@ struct Source {
   }
 };
 
-// A parameter's name without what DistributedDataParallel and torch.compile put before it.
-std::string PlainName(std::string_view name) {
-  for (const std::string_view prefix : {"module.", "_orig_mod."}) {
-    if (name.starts_with(prefix)) name.remove_prefix(prefix.size());
-  }
-  return std::string(name);
-}
-
 bool IsComputedTable(std::string_view name) {
   return name.ends_with("freqs_cos") || name.ends_with("freqs_sin") || name.ends_with("inv_freq");
 }

@@ -141,9 +141,9 @@ absl::Status CheckTokenizer(const TrainDataOptions& data, const TokenizerFiles& 
   if (absl::StrFormat("%016x", XXH3_64bits(text.data(), text.size())) == used.digest()) {
     return absl::OkStatus();
   }
-  return InvalidArgument("data.tokenizer",
-                         absl::StrCat(data.tokenizer, " was changed while the job started; leave "
-                                                      "it alone and start the job again"));
+  return InvalidArgument("data.tokenizer", absl::StrCat(data.tokenizer,
+                                                        " was changed while the job started; leave "
+                                                        "it alone and start the job again"));
 }
 
 absl::StatusOr<ModelConfig> CompleteModel(const TrainOptions& options, const Dataset& dataset) {
