@@ -98,6 +98,37 @@ class Evaluation(unittest.TestCase):
         self.assertEqual(len(prompts), 2)
         self.assertTrue(all(tokens > 0 for tokens in prompts), prompts)
 
+    def loss_of(self, *how):
+        """The loss of what `model deploy` is told to serve, which nothing else is meanwhile."""
+        cluster = self.cluster
+        texts, _ = self.write_data()
+        cluster.cli("model", "deploy", "judged", *how, "--wait")
+        scored = cluster.json("model", "eval", "judged", "--data", texts, "--max-seq-len",
+                              str(LENGTH))
+        cluster.cli("model", "delete", "judged")
+        return scored["loss"]
+
+    def test_4_adapters_beside_a_base_serve_as_the_merged_model(self):
+        cluster = self.cluster
+        cluster.cli("model", "delete", "still")
+        base = cluster.path("base")
+        cluster.cli("checkpoint", "export", "still", "2", "--format", "hf", "--out", base)
+        cluster.cli("job", "submit", "-f", job_file(
+            cluster, "tuned", lora={"rank": 4}, training__init_from=base, training__max_steps=20,
+            training__learning_rate=1e-2))
+        cluster.wait_job("tuned", "SUCCEEDED")
+        out = cluster.path("tuned")
+        adapters = cluster.cli("checkpoint", "export", "tuned", "20", "--format", "pth", "--dtype",
+                               "float32", "--lora-only", "--out", out).stdout.strip()
+        merged = cluster.path("merged")
+        cluster.cli("checkpoint", "export", "tuned", "20", "--format", "hf", "--out", merged)
+        of_base = self.loss_of("--path", base)
+        of_merged = self.loss_of("--path", merged)
+        of_both = self.loss_of("--path", base, "--lora", adapters)
+        print(f"loss {of_base} of the base, {of_merged} merged, {of_both} with --lora")
+        self.assertGreater(abs(of_base - of_merged), 1e-3)
+        self.assertAlmostEqual(of_both, of_merged, delta=1e-6)
+
 
 if __name__ == "__main__":
     unittest.main(verbosity=2)
