@@ -6,6 +6,7 @@
 #include <filesystem>
 #include <fstream>
 #include <string>
+#include <system_error>
 
 #include "common/check.h"
 #include "common/durable_file.h"
@@ -20,7 +21,11 @@ class TempDir {
     path_ = std::string(base != nullptr ? base : "/tmp") + "/mindforge-test-XXXXXX";
     MF_CHECK(::mkdtemp(path_.data()) != nullptr) << path_;
   }
-  ~TempDir() { RemoveTree(path_).IgnoreError(); }  // a leftover harms no later test
+  ~TempDir() {
+    std::error_code ignored;  // a leftover harms no later test
+    std::filesystem::permissions(path_, std::filesystem::perms::owner_all, ignored);
+    RemoveTree(path_).IgnoreError();
+  }
   TempDir(const TempDir&) = delete;
   TempDir& operator=(const TempDir&) = delete;
 
