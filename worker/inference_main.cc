@@ -34,7 +34,7 @@ struct Flags {
 absl::Status Serve(const Flags& flags) {
   if (!flags.http.empty()) {
     return absl::UnimplementedError(
-        "--http: this version has no HTTP API; callers use the gRPC API (--listen)");
+        "--http: the inference worker has no HTTP door yet; leave it out and use the gRPC API");
   }
   v1::InferenceConfig config;
   if (!flags.config.empty()) RETURN_IF_ERROR(LoadYamlConfig(flags.config, &config));
@@ -49,7 +49,12 @@ absl::Status Serve(const Flags& flags) {
   MF_LOG(INFO) << "metrics on " << metrics.ToString();
   absl::Status status = server->WaitForModel();
   if (!shutdown.requested()) {
-    RETURN_IF_ERROR(status) << "serving --model " << options.model;
+    // Not status 2, which is for configuration and ends a supervisor's patience: a folder may be
+    // mended.
+    if (!status.ok()) {
+      return absl::FailedPreconditionError(
+          absl::StrCat("serving --model ", options.model, ": ", std::string(status.message())));
+    }
     server->host().OnFailure([&shutdown] { shutdown.Request(); });
     shutdown.Wait();
   }
