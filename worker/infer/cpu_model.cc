@@ -12,7 +12,6 @@ namespace mindforge {
 namespace {
 
 // Wider heads would not fit the attention kernel's stack.
-constexpr int64_t kWidestHead = 512;
 
 float FloatFromHalf(uint16_t half) {
   const uint32_t sign = (half & 0x8000u) << 16;
@@ -164,9 +163,9 @@ absl::StatusOr<CpuLayer> LoadLayer(const Loader& loader, const Loader& wide,
 absl::StatusOr<CpuModel> LoadCpuModel(const ModelFolder& folder, InferDtype dtype,
                                       int64_t positions) {
   const ModelConfig& config = folder.config;
-  if (config.HeadDim() > kWidestHead) {
+  if (config.HeadDim() > kMaxHeadDim) {
     return absl::UnimplementedError(absl::StrCat(folder.path, ": head_dim ", config.HeadDim(),
-                                                 "; the CPU kernels take at most ", kWidestHead));
+                                                 "; the CPU kernels take at most ", kMaxHeadDim));
   }
   const Loader loader(folder, dtype);
   const Loader wide(folder, InferDtype::kFloat32);

@@ -28,7 +28,6 @@ class HugeBuffer {
 
   std::byte* data() { return data_; }
   const std::byte* data() const { return data_; }
-  int64_t bytes() const { return bytes_; }
 
  private:
   std::byte* data_ = nullptr;

@@ -47,13 +47,6 @@ absl::StatusOr<std::unique_ptr<ModelRunner>> MakeCpuRunner(const ModelFolder& fo
 
 }  // namespace
 
-absl::StatusOr<int64_t> KvBytes(const RunnerOptions& options) {
-  RETURN_IF_ERROR(CheckOptions(options));
-  ASSIGN_OR_RETURN(const ModelFolder folder, OpenModelFolder(options.model_folder));
-  return CpuRunner::KvBytes(folder.config, KernelDtype(options.dtype), options.slots,
-                            Context(options, folder.config));
-}
-
 absl::StatusOr<std::unique_ptr<ModelRunner>> MakeModelRunner(const RunnerOptions& options) {
   RETURN_IF_ERROR(CheckOptions(options));
   ASSIGN_OR_RETURN(const ModelFolder folder, OpenModelFolder(options.model_folder));

@@ -23,9 +23,6 @@ struct RunnerOptions {
   int64_t threads = 1;             // CPU only, the calling thread included
 };
 
-// The bytes of KV memory that such a runner takes, without building it.
-absl::StatusOr<int64_t> KvBytes(const RunnerOptions& options);
-
 // Loads the weights and allocates the slots.
 // NOT_FOUND, INVALID_ARGUMENT, DATA_LOSS: the folder is missing, wrong or damaged. UNIMPLEMENTED:
 // cuda in a CPU build. RESOURCE_EXHAUSTED: the memory does not suffice.

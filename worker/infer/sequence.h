@@ -40,7 +40,6 @@ class Sequence {
 
   uint64_t id() const { return id_; }
   int64_t slot() const { return slot_; }
-  int64_t priority() const { return request_.priority; }
   absl::Time deadline() const { return request_.stopping.deadline; }
   const GenerationRequest& request() const { return request_; }
   int64_t computed() const { return computed_; }

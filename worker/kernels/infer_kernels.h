@@ -76,6 +76,9 @@ struct PlaceArgs {
   const HeadCache* caches = nullptr;  // [kv_heads]
 };
 
+// The largest head_dim that `attend` takes.
+inline constexpr int64_t kMaxHeadDim = 512;
+
 // out[group, head_dim] = softmax(query · keysᵀ) · values over positions 0 … keys-1.
 struct AttendArgs {
   const float* query = nullptr;  // [group, head_dim], scaled

@@ -24,7 +24,7 @@ struct Pairs {
 }  // namespace
 }  // namespace mindforge
 
-#include "worker/kernels/infer_kernels_impl.h"
+#include "worker/kernels/infer_kernels_table_impl.h"
 
 namespace mindforge {
 

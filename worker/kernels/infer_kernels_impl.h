@@ -320,9 +320,6 @@ inline void AddValues(const typename T::Element* values, int64_t stride, int64_t
   }
 }
 
-// The largest head_dim that Attend takes.
-constexpr int64_t kMaxHeadDim = 512;
-
 // One to four heads that share a kv head.
 template <typename T, int G>
 void AttendHeads(const AttendArgs& args, int64_t first_head) {
@@ -379,17 +376,6 @@ void Attend(const AttendArgs& args) {
     head += 2;
   }
   if (head < args.group) AttendHeads<T, 1>(args, head);
-}
-
-template <typename T>
-void FillTable(InferKernels& kernels) {
-  kernels.element_bytes = sizeof(typename T::Element);
-  kernels.matmul = &Matmul<T>;
-  kernels.swiglu = &Swiglu<T>;
-  kernels.rms_norm = &RmsNorm<T>;
-  kernels.softmax = &Softmax;
-  kernels.place = &Place<T>;
-  kernels.attend = &Attend<T>;
 }
 
 }  // namespace

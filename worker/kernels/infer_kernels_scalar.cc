@@ -122,20 +122,10 @@ struct Pairs {
 }  // namespace
 }  // namespace mindforge
 
-#include "worker/kernels/infer_kernels_impl.h"
+#include "worker/kernels/infer_kernels_table_impl.h"
 
 namespace mindforge {
 
-InferKernels ScalarInferKernels(InferDtype dtype) {
-  InferKernels kernels;
-  if (dtype == InferDtype::kFloat32) {
-    kernels.numerics = kNumericsFloat32;
-    FillTable<Float32>(kernels);
-  } else {
-    kernels.numerics = kNumericsBf16Fma;
-    FillTable<Bfloat16>(kernels);
-  }
-  return kernels;
-}
+InferKernels ScalarInferKernels(InferDtype dtype) { return MakeTable(dtype, kNumericsBf16Fma); }
 
 }  // namespace mindforge
