@@ -35,6 +35,8 @@ Cell VerificationCell(const v1::Checkpoint& checkpoint) {
       return {"valid", Style::kGood};
     case v1::VERIFICATION_STATE_CORRUPT:
       return {"corrupt", Style::kBad};
+    case v1::VERIFICATION_STATE_UNREADABLE:
+      return {"unreadable", Style::kWarn};
     default:
       return "-";
   }
@@ -169,6 +171,12 @@ absl::StatusOr<ExitCode> Verify(Session& session, const Which& which) {
   }
   PrintCheckpoint(session, checkpoint);
   if (checkpoint.verification() == v1::VERIFICATION_STATE_VALID) return ExitCode::kOk;
+  if (checkpoint.verification() == v1::VERIFICATION_STATE_UNREADABLE) {
+    return absl::UnavailableError(absl::StrCat(
+        which.Describe(), " could not be read, so nothing is known of its content; ",
+        checkpoint.verification_detail(), ". Make ", checkpoint.path(),
+        " readable on that worker (is its storage mounted there?), then verify again."));
+  }
   return absl::DataLossError(absl::StrCat(
       which.Describe(), " does not read back as it was written: ", checkpoint.verification_detail(),
       ". It is never loaded again; use another of "

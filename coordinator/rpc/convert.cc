@@ -14,6 +14,8 @@ static_assert(static_cast<int>(sched::JobState::kFailed) == v1::JOB_STATE_FAILED
 static_assert(static_cast<int>(sched::DeviceKind::kCuda) == v1::DEVICE_KIND_CUDA);
 static_assert(static_cast<int>(sched::CheckpointState::kDeleting) == v1::CHECKPOINT_STATE_DELETING);
 static_assert(static_cast<int>(sched::Verification::kCorrupt) == v1::VERIFICATION_STATE_CORRUPT);
+static_assert(static_cast<int>(sched::Verification::kUnreadable) ==
+              v1::VERIFICATION_STATE_UNREADABLE);
 static_assert(static_cast<int>(sched::WorkerState::kLost) == v1::WORKER_STATE_LOST);
 static_assert(static_cast<int>(sched::DeploymentState::kDegraded) == v1::DEPLOYMENT_STATE_DEGRADED);
 

@@ -218,7 +218,10 @@ absl::StatusOr<sched::WorkerReport> ToReport(const v1::SynchronizeRequest& reque
   }
   TakeSpools(request, report);
   for (const v1::VerifyResult& result : request.verify_results()) {
-    report.verify_results.push_back({result.path(), result.valid(), result.detail()});
+    report.verify_results.push_back({.path = result.path(),
+                                     .valid = result.valid(),
+                                     .detail = result.detail(),
+                                     .unreadable = result.unreadable() && !result.valid()});
   }
   report.deleted_paths.assign(request.deleted_paths().begin(), request.deleted_paths().end());
   return report;

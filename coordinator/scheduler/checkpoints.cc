@@ -174,17 +174,22 @@ void MarkCorrupt(Context& c, const JobId& id, const CheckpointCorrupt& corruptio
   SetCorrupt(c, job->second, found->second, corruption.detail);
 }
 
-void Verified(Context& c, const VerifyResult& result) {
+void Verified(Context& c, const std::string& worker_name, const VerifyResult& result) {
+  const bool corrupt = !result.valid && !result.unreadable;
   for (auto& [id, of_job] : c.state.checkpoints) {
     for (auto& [step, checkpoint] : of_job) {
       if (checkpoint.path != result.path || checkpoint.verification != Verification::kPending) {
         continue;
       }
-      checkpoint.verification = result.valid ? Verification::kValid : Verification::kCorrupt;
-      checkpoint.verification_detail = result.detail;
+      checkpoint.verification = result.valid ? Verification::kValid
+                                : corrupt    ? Verification::kCorrupt
+                                             : Verification::kUnreadable;
+      checkpoint.verification_detail =
+          result.unreadable ? absl::StrCat("worker ", worker_name, ": ", result.detail)
+                            : result.detail;
       checkpoint.verified_at = c.now.wall;
       SaveCheckpoint(c, checkpoint);
-      if (!result.valid) SetCorrupt(c, c.state.jobs.at(id), checkpoint, result.detail);
+      if (corrupt) SetCorrupt(c, c.state.jobs.at(id), checkpoint, result.detail);
       return;
     }
   }

@@ -19,8 +19,9 @@ void Adopt(Context& c, const JobId& job, const WorkerId& worker, const Checkpoin
 // A trainer read a resume point back wrong: it is never used again.
 void MarkCorrupt(Context& c, const JobId& job, const CheckpointCorrupt& corruption);
 
-// A worker has read a folder back as it was asked to.
-void Verified(Context& c, const VerifyResult& result);
+// A worker has read a folder back as it was asked to, or could not: then nothing is known of its
+// content, and the checkpoint stays as it is.
+void Verified(Context& c, const std::string& worker_name, const VerifyResult& result);
 
 // Folders that are gone.
 void Deleted(Context& c, const std::vector<std::string>& paths);

@@ -99,6 +99,7 @@ struct VerifyResult {
   std::string path;
   bool valid = false;
   std::string detail;
+  bool unreadable = false;  // by this worker: nothing is known of the content
 };
 
 // An agent's call: its whole current state.

@@ -289,7 +289,9 @@ void On(Context& c, const WorkerReport& report) {
   const std::vector<Seat> seats = SeatsOn(c, report.worker.id);
   NoteStatuses(c, report);
   TakeSpools(c, report);
-  for (const VerifyResult& result : report.verify_results) Verified(c, result);
+  for (const VerifyResult& result : report.verify_results) {
+    Verified(c, report.worker.name, result);
+  }
   Deleted(c, report.deleted_paths);
   if (restarted) {
     for (const Seat& seat : seats) {

@@ -184,7 +184,7 @@ struct LogLine {
 };
 
 enum class CheckpointState { kCommitted = 1, kCorrupt = 2, kDeleting = 3 };
-enum class Verification { kNone = 0, kPending = 1, kValid = 2, kCorrupt = 3 };
+enum class Verification { kNone = 0, kPending = 1, kValid = 2, kCorrupt = 3, kUnreadable = 4 };
 
 // A recorded checkpoint; (job, step) names it.
 struct Checkpoint {

@@ -187,6 +187,13 @@ TEST_F(ProgramTest, VerifyWaitsForTheWorkersWord) {
   const Result corrupt = Mindforge({"checkpoint", "verify", "tang", "100"});
   EXPECT_EQ(corrupt.exit, 1);
   EXPECT_THAT(corrupt.err, HasSubstr("does not read back"));
+  {
+    MutexLock lock(fake_.state.mutex);
+    fake_.state.verified_as = v1::VERIFICATION_STATE_UNREADABLE;
+  }
+  const Result unreadable = Mindforge({"checkpoint", "verify", "tang", "100"});
+  EXPECT_NE(unreadable.exit, 0);
+  EXPECT_THAT(unreadable.err, HasSubstr("nothing is known of its content"));
   EXPECT_EQ(Mindforge({"checkpoint", "verify", "tang", "7"}).exit, 3);
   EXPECT_EQ(Mindforge({"checkpoint", "list", "tang", "-o", "name"}).out, "100\n");
 }

@@ -139,6 +139,23 @@ TEST_F(CheckpointTest, VerificationGoesToAWorkerAndBack) {
   EXPECT_THAT(DesiredFor(world_.state, worker, world_.now).verify_paths, IsEmpty());
 }
 
+TEST_F(CheckpointTest, OneThatAWorkerCannotReadStaysCommitted) {
+  world_.Checkpointed("w1", job_, 10);
+  world_.Do(ChangeCheckpoint{"job", 10, CheckpointAction::kVerify, {"v", "d"}});
+  WorkerReport report;
+  report.verify_results.push_back({.path = "/checkpoints/job-id/step-10.g1",
+                                   .detail = "cannot open it: Permission denied",
+                                   .unreadable = true});
+  world_.Call("w1", report);
+  const Checkpoint& checkpoint = *FindCheckpoint(world_.state, job_, 10);
+  EXPECT_EQ(checkpoint.verification, Verification::kUnreadable);
+  EXPECT_EQ(checkpoint.verification_detail, "worker w1: cannot open it: Permission denied");
+  EXPECT_EQ(checkpoint.state, CheckpointState::kCommitted);
+  EXPECT_EQ(ResumePoints(world_.state, job_).size(), 1u);
+  const Worker& worker = world_.state.workers.at(WorkerId("w1-id"));
+  EXPECT_THAT(DesiredFor(world_.state, worker, world_.now).verify_paths, IsEmpty());
+}
+
 TEST_F(CheckpointTest, WhatAJobWouldGoOnFromIsNotDeleted) {
   world_.Checkpointed("w1", job_, 10);
   const Outcome refused =
