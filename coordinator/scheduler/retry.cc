@@ -43,6 +43,8 @@ Judgement Judge(const TrainerExit& exit, Phase phase) {
                            InWords(exit))};
     case FailureKind::kPeer:
       return {Verdict::kNotCounted, "peer_lost", absl::StrCat("lost its peers: ", InWords(exit))};
+    case FailureKind::kWorker:
+      return {Verdict::kNotCounted, "worker_unfit", InWords(exit)};
     case FailureKind::kInternal:
       return {Verdict::kCounted, "trainer_failed", InWords(exit)};
     case FailureKind::kUnspecified:

@@ -12,7 +12,7 @@ enum class Verdict {
   kDone,        // it ended as it should
   kFailJob,     // a restart cannot cure it
   kCounted,     // start again; counts against max_failures
-  kNotCounted,  // start again: the group or the process was lost, not the job's fault
+  kNotCounted,  // start again: the group, the process or the worker is at fault, not the job
 };
 
 struct Judgement {

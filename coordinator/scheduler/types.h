@@ -111,7 +111,14 @@ enum class Phase {
   kFailed = 6,
 };
 
-enum class FailureKind { kUnspecified = 0, kUser = 1, kPeer = 2, kInternal = 3, kOutOfMemory = 4 };
+enum class FailureKind {
+  kUnspecified = 0,
+  kUser = 1,
+  kPeer = 2,
+  kInternal = 3,
+  kOutOfMemory = 4,
+  kWorker = 5,
+};
 
 struct FieldProblem {
   std::string field;

@@ -164,6 +164,7 @@ TEST(Retry, JudgesByWhoseFaultItIs) {
   EXPECT_EQ(verdict({false, "", FailureKind::kOutOfMemory, "", {}}), Verdict::kFailJob);
   EXPECT_EQ(verdict({false, "", FailureKind::kPeer, "", {}}), Verdict::kNotCounted);
   EXPECT_EQ(verdict({false, "", FailureKind::kInternal, "", {}}), Verdict::kCounted);
+  EXPECT_EQ(verdict({false, "", FailureKind::kWorker, "", {}}), Verdict::kNotCounted);
   EXPECT_EQ(verdict({false, "killed by signal 9", {}, "", {}}), Verdict::kNotCounted);
   EXPECT_EQ(verdict({false, "killed by signal 90", {}, "", {}}), Verdict::kCounted);
   EXPECT_EQ(verdict({false, "killed by signal 11", {}, "", {}}), Verdict::kCounted);
