@@ -2,6 +2,7 @@
 #include <set>
 #include <thread>
 
+#include "common/utf8.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "tests/serve/served.h"

@@ -16,6 +16,7 @@
 #include <string>
 #include <vector>
 
+#include "common/utf8.h"
 #include "nlohmann/json.hpp"
 #include "worker/tokenizer/bpe_trainer.h"
 #include "worker/tokenizer/tokenizer.h"

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "common/durable_file.h"
+#include "common/utf8.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "nlohmann/json.hpp"

@@ -11,9 +11,6 @@ namespace mindforge {
 
 inline constexpr size_t kMaxLogLineBytes = 8192;
 
-// Valid UTF-8: each byte that is none becomes '?'. Protobuf refuses other text.
-std::string SanitizeUtf8(std::string_view text);
-
 // Our own JSON lines give level, time and text; anything else (a library's words) is taken as it
 // stands, INFO, now.
 v1::LogLine ParseLogLine(std::string_view line);

@@ -5,6 +5,7 @@
 #include "common/logging.h"
 #include "common/strings.h"
 #include "worker/agent/log_lines.h"
+#include "common/utf8.h"
 #include "worker/agent/supervisor.h"
 #include "worker/agent/trainer_exit.h"
 

@@ -5,6 +5,7 @@
 #include "absl/strings/str_cat.h"
 #include "common/json_parse.h"
 #include "common/status_macros.h"
+#include "common/utf8.h"
 #include "worker/tokenizer/tokenizer.h"
 
 namespace mindforge {

@@ -2,6 +2,8 @@
 
 #include <utility>
 
+#include "common/utf8.h"
+
 namespace mindforge {
 namespace {
 

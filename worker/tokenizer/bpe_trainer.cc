@@ -7,6 +7,7 @@
 #include "absl/strings/str_cat.h"
 #include "common/durable_file.h"
 #include "common/status_macros.h"
+#include "common/utf8.h"
 #include "nlohmann/json.hpp"
 #include "worker/tokenizer/byte_alphabet.h"
 #include "worker/tokenizer/chat_template.h"

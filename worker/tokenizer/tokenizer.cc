@@ -8,6 +8,7 @@
 #include "common/durable_file.h"
 #include "common/mutex.h"
 #include "common/status_macros.h"
+#include "common/utf8.h"
 #include "worker/tokenizer/added_tokens.h"
 #include "worker/tokenizer/bpe_model.h"
 #include "worker/tokenizer/byte_alphabet.h"
@@ -19,7 +20,6 @@
 namespace mindforge {
 namespace {
 
-constexpr std::string_view kReplacement = "\xEF\xBF\xBD";  // U+FFFD
 constexpr size_t kMaxTokenizerBytes = size_t{256} << 20;
 constexpr size_t kMaxConfigBytes = size_t{16} << 20;
 constexpr size_t kMaxIdleCaches = 16;
@@ -56,17 +56,6 @@ absl::StatusOr<std::string> ReadOptional(const std::string& path, size_t max_byt
 }
 
 }  // namespace
-
-std::string SanitizeUtf8(std::string_view text) {
-  std::string out;
-  out.reserve(text.size());
-  while (!text.empty()) {
-    const Utf8Step step = Utf8Sequence(text);
-    out.append(step.kind == Utf8Step::Kind::kCharacter ? text.substr(0, step.bytes) : kReplacement);
-    text.remove_prefix(step.bytes);
-  }
-  return out;
-}
 
 size_t CompleteUtf8Prefix(std::string_view text) {
   // An unfinished character is at most three bytes long.

@@ -15,8 +15,6 @@
 
 namespace mindforge {
 
-// Copies `text`, replacing what is not UTF-8 by U+FFFD as Python's errors='replace' does.
-std::string SanitizeUtf8(std::string_view text);
 // Length of the longest prefix of `text` that does not end inside a character that more bytes could
 // complete.
 size_t CompleteUtf8Prefix(std::string_view text);

@@ -2,6 +2,8 @@
 
 #include <cstring>
 
+#include "common/utf8.h"
+
 namespace mindforge {
 namespace {
 
@@ -26,25 +28,6 @@ size_t ContractionLength(std::string_view text) {
 }  // namespace
 
 CharClass ClassOf(uint32_t code_point) { return Lookup(code_point); }
-
-Utf8Step Utf8Sequence(std::string_view text) {
-  using Kind = Utf8Step::Kind;
-  const auto byte = [&](size_t i) { return static_cast<unsigned char>(text[i]); };
-  const unsigned char first = byte(0);
-  if (first < 0x80) return {Kind::kCharacter, 1};
-  if (first < 0xC2 || first > 0xF4) return {Kind::kInvalid, 1};
-  const size_t want = first < 0xE0 ? 2 : first < 0xF0 ? 3 : 4;
-  // The second byte's range excludes overlong forms, surrogates and what lies past U+10FFFF.
-  const unsigned char low = first == 0xE0 ? 0xA0 : first == 0xF0 ? 0x90 : 0x80;
-  const unsigned char high = first == 0xED ? 0x9F : first == 0xF4 ? 0x8F : 0xBF;
-  for (size_t i = 1; i < want; ++i) {
-    if (i == text.size()) return {Kind::kIncomplete, i};
-    const unsigned char c = byte(i);
-    const bool fits = i == 1 ? c >= low && c <= high : c >= 0x80 && c <= 0xBF;
-    if (!fits) return {Kind::kInvalid, i};
-  }
-  return {Kind::kCharacter, want};
-}
 
 void AppendUtf8(uint32_t c, std::string* out) {
   const auto tail = [&](int shift) {

@@ -1,5 +1,5 @@
-// UTF-8 as Python and Rust repair it, and the character classes of GPT-2's split pattern. Knows
-// nothing of tokens.
+// Characters of valid UTF-8, and their classes in GPT-2's split pattern. Knows nothing of tokens;
+// common/utf8.h knows what is valid.
 #pragma once
 
 #include <cstddef>
@@ -13,22 +13,6 @@ enum class CharClass : uint8_t { kOther = 0, kLetter = 1, kNumber = 2, kSpace = 
 
 // \p{L}, \p{N} and \s as the `tokenizers` package has them; 0 elsewhere.
 CharClass ClassOf(uint32_t code_point);
-
-// What Utf8Sequence found at the start of some bytes.
-struct Utf8Step {
-  enum class Kind {
-    kCharacter,   // a whole character of `bytes` bytes
-    kInvalid,     // `bytes` bytes that count as one U+FFFD
-    kIncomplete,  // the text ends inside a character that could still be completed
-  };
-  Kind kind;
-  size_t bytes;
-};
-
-// Looks at the first character. The invalid part is the longest prefix of a valid character, at
-// least one byte (Unicode's recommended practice, which Python and Rust follow).
-// REQUIRES: `text` is not empty.
-Utf8Step Utf8Sequence(std::string_view text);
 
 // Decodes the character at `p` of valid UTF-8 and advances past it.
 inline uint32_t DecodeUtf8(const unsigned char*& p) {
