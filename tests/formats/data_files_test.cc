@@ -197,6 +197,21 @@ TEST_F(DataFilesTest, CountsALineAboveTheLimitAsMalformed) {
   EXPECT_EQ(TextsOf({b}), (std::vector<std::string>{std::string(48, 'z'), "last one"}));
 }
 
+// Wherever the blocks that are read begin and end.
+TEST_F(DataFilesTest, ALineAboveTheLimitTakesNoOtherWithIt) {
+  options_.limits = {.block_bytes = 64, .max_line_bytes = 60};
+  options_.malformed = MalformedLines::kSkip;
+  for (size_t length = 100; length < 164; length += 8) {
+    const std::string a =
+        dir_.Write("a.jsonl", Line(std::string(length, 'x')) + Line("a b") + Line("b c") +
+                                  Line(std::string(200, 'y')) + "broken\n" + Line("c d"));
+    const auto cache = Open({a});
+    ASSERT_TRUE(cache.ok()) << cache.status();
+    EXPECT_EQ(Texts(**cache), (std::vector<std::string>{"a b", "b c", "c d"})) << length;
+    EXPECT_EQ((*cache)->skipped_lines(), 3) << length;
+  }
+}
+
 TEST_F(DataFilesTest, SaysWhichFolderItCannotUse) {
   fs::create_directories(dir_.File("empty/deeper"));
   EXPECT_THAT(Problem({dir_.File("empty")}), HasSubstr("holds no .jsonl or .jsonl.zst file"));

@@ -64,6 +64,7 @@ absl::Status JsonlReader::DropLine() {
     newline = buffer_.find('\n');
   }
   buffer_.erase(0, newline + 1);
+  dropped_ = true;
   return absl::OkStatus();
 }
 
@@ -86,17 +87,18 @@ absl::StatusOr<std::vector<NumberedLine>> JsonlReader::NextBatch() {
   while (lines.empty() && !finished_) {
     buffer_.erase(0, consumed_);
     consumed_ = 0;
-    const size_t before = buffer_.size();
+    // What is left over is a part of one line, but for what follows a dropped one.
+    const size_t from = std::exchange(dropped_, false) ? 0 : buffer_.size();
     ASSIGN_OR_RETURN(const bool more, ReadMore());
     finished_ = !more;
-    const size_t newline = std::string_view(buffer_).substr(before).rfind('\n');
+    const size_t newline = std::string_view(buffer_).substr(from).rfind('\n');
     if (more && newline == std::string_view::npos) {
       if (buffer_.size() <= limits_.max_line_bytes) continue;
       lines.push_back({.number = ++lines_, .longer_than = limits_.max_line_bytes});
       RETURN_IF_ERROR(DropLine());
       continue;
     }
-    consumed_ = more ? before + newline + 1 : buffer_.size();
+    consumed_ = more ? from + newline + 1 : buffer_.size();
     CutLines(std::string_view(buffer_).substr(0, consumed_), &lines);
   }
   return lines;

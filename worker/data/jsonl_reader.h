@@ -58,6 +58,7 @@ class JsonlReader {
   size_t consumed_ = 0;  // of buffer_: lines already handed out
   int64_t lines_ = 0;
   bool finished_ = false;
+  bool dropped_ = false;  // the buffer holds what follows an over-long line, whole lines perhaps
 };
 
 // The `text` of a line's object; what of the line is not UTF-8 counts as U+FFFD, as with Python's
