@@ -41,7 +41,7 @@ StepDecision CompleteAll(std::vector<StepCommit>& ranks) {
 
 void ApplyAll(std::vector<StepCommit>& ranks, int64_t step) {
   for (size_t i = 0; i < ranks.size(); ++i) {
-    ranks[i].Applied(step, 100 + static_cast<int64_t>(i), static_cast<int64_t>(i), 0.5);
+    ranks[i].Applied(step, 100 + static_cast<int64_t>(i), static_cast<int64_t>(i));
   }
 }
 
@@ -107,7 +107,7 @@ TEST(StepCommit, RefusesVotesInTheWrongPlaceOrNumber) {
 
 TEST(StepCommitDeathTest, AStepIsNotAppliedBeforeItsVote) {
   StepCommit rank(0, 1, 0, 77);
-  EXPECT_DEATH(rank.Applied(1, 0, 0, 0), "before the vote");
+  EXPECT_DEATH(rank.Applied(1, 0, 0), "before the vote");
 }
 
 TEST(StepTimeout, LiesBetweenFloorAndCeilingAndFollowsTheSteps) {

@@ -101,12 +101,6 @@ TEST(EpochPlan, CountsStepsOverEpochs) {
   }
 }
 
-TEST(EpochPlan, GivesSequencesInOrderWhenAsked) {
-  const EpochPlan plan({10, 3, 2, 42, true});
-  EXPECT_THAT(plan.SequencesOf(0, 0, 1), ElementsAre(3, 4, 5));
-  EXPECT_THAT(plan.SequencesOf(5, 1, 1), ElementsAre(9));
-}
-
 TEST(EpochPlan, ShufflesEachEpochAnew) {
   const EpochPlan plan({100, 10, 2, 42});
   EXPECT_NE(plan.SequencesOf(0, 0, 0), plan.SequencesOf(1, 0, 0));

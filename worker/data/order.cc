@@ -76,7 +76,6 @@ std::vector<int64_t> EpochPlan::SequencesOf(int64_t epoch, int64_t step_in_epoch
       (step_in_epoch * options_.accumulation_steps + microbatch) * options_.microbatch_size;
   std::vector<int64_t> sequences(std::min(options_.microbatch_size, options_.sequences - first));
   std::iota(sequences.begin(), sequences.end(), first);
-  if (options_.in_order) return sequences;
   const Permutation permutation(options_.sequences, options_.seed, epoch);
   for (int64_t& sequence : sequences) sequence = permutation.At(sequence);
   return sequences;

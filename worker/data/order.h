@@ -29,7 +29,6 @@ struct EpochPlanOptions {
   int64_t microbatch_size = 0;     // B
   int64_t accumulation_steps = 0;  // A
   uint64_t seed = 0;
-  bool in_order = false;  // sequence k is k: for comparing with the reference
 };
 
 // Where a step of the whole run lies.

@@ -20,13 +20,12 @@ void StepCommit::HoldStop(int64_t sequence) {
   mine_.stop_sequence = std::max(mine_.stop_sequence, sequence);
 }
 
-void StepCommit::Applied(int64_t step, int64_t tokens, int64_t sequences, double compute_seconds) {
+void StepCommit::Applied(int64_t step, int64_t tokens, int64_t sequences) {
   MF_CHECK(!voting_) << "step " << step << " applied before the vote for it was complete";
   MF_CHECK_EQ(step, mine_.applied_step + 1);
   mine_.applied_step = step;
   mine_.tokens = tokens;
   mine_.sequences = sequences;
-  mine_.compute_seconds = compute_seconds;
   voting_ = true;
 }
 
@@ -59,8 +58,6 @@ absl::StatusOr<StepDecision> StepCommit::Complete(absl::Span<const Vote> votes) 
     held_by_all = std::min(held_by_all, vote.stop_sequence);
     decision.tokens += vote.tokens;
     decision.sequences_by_rank.push_back(vote.sequences);
-    decision.slowest_compute_seconds =
-        std::max(decision.slowest_compute_seconds, vote.compute_seconds);
   }
   decision.stop = held_by_all > 0;
   if (decision.stop) decision.stop_sequence = held_by_all;

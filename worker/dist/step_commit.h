@@ -29,8 +29,6 @@ struct Vote {
   // Of the step applied, by this rank.
   int64_t tokens = 0;
   int64_t sequences = 0;
-  // Seconds this rank computed (without waiting for others), for the group's timeouts.
-  double compute_seconds = 0;
 };
 
 // What a complete vote means.
@@ -40,7 +38,6 @@ struct StepDecision {
   int64_t stop_sequence = 0;  // the newest that all hold, when `stop`
   int64_t tokens = 0;         // of all ranks
   std::vector<int64_t> sequences_by_rank;
-  double slowest_compute_seconds = 0;
 };
 
 // One rank's side. Not thread-safe.
@@ -53,7 +50,7 @@ class StepCommit {
   void HoldStop(int64_t sequence);
 
   // The update of `step` is done. REQUIRES: the vote for it is complete and it is the next one.
-  void Applied(int64_t step, int64_t tokens, int64_t sequences, double compute_seconds);
+  void Applied(int64_t step, int64_t tokens, int64_t sequences);
 
   // What to send. REQUIRES: no vote of this step is complete yet.
   Vote MakeVote() const;

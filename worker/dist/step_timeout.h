@@ -15,8 +15,9 @@ class StepTimeout {
   static constexpr absl::Duration kCeiling = absl::Minutes(10);
   static constexpr double kFactor = 20;
 
-  // `seconds`: the slowest rank's last step. The longest lately counts; it fades over about thirty
-  // steps, so that one slow step neither rules for ever nor is forgotten at once.
+  // `seconds`: this rank's last step as a whole, the waits for the others in it, so that it is the
+  // slowest rank's as well. The longest lately counts; it fades over about thirty steps, so that
+  // one slow step neither rules for ever nor is forgotten at once.
   void Measured(double seconds) { longest_ = std::max(seconds, longest_ * 0.97); }
 
   // The ceiling before the first measured step: it holds warm-up that nobody can foresee.

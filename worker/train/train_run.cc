@@ -212,8 +212,7 @@ absl::StatusOr<TrainOutcome> TrainRun::Impl::TrainFrom(const StartingPoint& star
     if (result.verdict == StepVerdict::kApplied) last_loss_ = result.loss;
     if (result.verdict == StepVerdict::kStop) return NotFinite(step, result);
     if (result.verdict == StepVerdict::kRollBack) RETURN_IF_ERROR(RollBack(step, result));
-    commit_->Applied(step, result.tokens, result.sequences,
-                     result.timings.data + result.timings.compute);
+    commit_->Applied(step, result.tokens, result.sequences);
     Lap vote(clock_);
     ASSIGN_OR_RETURN(decision, VoteOnStep());
     result.timings.vote = vote();
