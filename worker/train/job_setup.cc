@@ -244,9 +244,9 @@ absl::StatusOr<JobSetup> SetUpJob(const TrainOptions& options, ProgressSink& sin
                           ? options.recipe.max_steps
                           : options.recipe.epochs * setup.plan->StepsPerEpoch();
   setup.settings = SettingsOf(options, setup);
-  setup.agreement = HashOf(absl::StrCat(
-      setup.settings.dump(), "|", setup.dataset->digest(), "|", setup.dataset->sequences(), "|",
-      options.device.signature, "|", options.device.threads, "|", kVersion, " ", kBuildType));
+  setup.agreement = HashOf(absl::StrCat(setup.settings.dump(), "|", setup.dataset->digest(), "|",
+                                        setup.dataset->sequences(), "|", options.device.signature,
+                                        "|", kVersion, " ", kBuildType));
   return setup;
 }
 
