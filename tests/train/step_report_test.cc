@@ -65,6 +65,9 @@ TEST(Flops, KnowsTheCeilingsOfCommonDevices) {
   EXPECT_EQ(PeakFlops("NVIDIA H100 PCIe", true), 756e12);
   EXPECT_EQ(PeakFlops("NVIDIA A100-SXM4-40GB", false), 19.5e12);
   EXPECT_EQ(PeakFlops("NVIDIA A10G", true), 70e12);
+  EXPECT_EQ(PeakFlops("NVIDIA L40", true), 181e12);
+  EXPECT_EQ(PeakFlops("NVIDIA L4", true), 121e12);
+  EXPECT_EQ(PeakFlops("NVIDIA RTX A1000", true), 0) << "no A100";
   EXPECT_EQ(PeakFlops("avx512", true), 0);
 }
 

@@ -1,21 +1,36 @@
 #include "worker/train/flops.h"
 
+#include "absl/strings/ascii.h"
+
 namespace mindforge {
 namespace {
 
 struct Ceiling {
-  std::string_view model;  // part of the name that the driver gives
+  std::string_view model;  // words of the name that the driver gives
   double bfloat16;
   double float32;
 };
 
 // From the makers' data sheets.
 constexpr Ceiling kCeilings[] = {
-    {"H200", 989e12, 67e12},      {"H100 PCIe", 756e12, 51e12}, {"H100", 989e12, 67e12},
-    {"A100", 312e12, 19.5e12},    {"A10G", 70e12, 35e12},       {"A10", 125e12, 31.2e12},
-    {"L40S", 362e12, 91.6e12},    {"L4", 121e12, 30.3e12},      {"RTX 4090", 165e12, 82.6e12},
-    {"RTX 3090", 71e12, 35.6e12},
+    {"GH200", 989e12, 67e12}, {"H200", 989e12, 67e12},       {"H100 PCIe", 756e12, 51e12},
+    {"H100", 989e12, 67e12},  {"A100", 312e12, 19.5e12},     {"A10G", 70e12, 35e12},
+    {"A10", 125e12, 31.2e12}, {"L40S", 362e12, 91.6e12},     {"L40", 181e12, 90.5e12},
+    {"L4", 121e12, 30.3e12},  {"RTX 4090", 165e12, 82.6e12}, {"RTX 3090", 71e12, 35.6e12},
 };
+
+bool IsWordChar(char c) { return absl::ascii_isalnum(static_cast<unsigned char>(c)); }
+
+// "L4" is in "NVIDIA L4", and not in "NVIDIA L40".
+bool HasWords(std::string_view text, std::string_view words) {
+  for (size_t at = text.find(words); at != std::string_view::npos; at = text.find(words, at + 1)) {
+    const size_t end = at + words.size();
+    if ((at == 0 || !IsWordChar(text[at - 1])) && (end == text.size() || !IsWordChar(text[end]))) {
+      return true;
+    }
+  }
+  return false;
+}
 
 }  // namespace
 
@@ -37,7 +52,7 @@ double FlopsPerToken(const ModelConfig& config, int64_t length) {
 
 double PeakFlops(std::string_view device_model, bool half_precision) {
   for (const Ceiling& ceiling : kCeilings) {
-    if (device_model.find(ceiling.model) != std::string_view::npos) {
+    if (HasWords(device_model, ceiling.model)) {
       return half_precision ? ceiling.bfloat16 : ceiling.float32;
     }
   }
