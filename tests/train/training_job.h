@@ -2,8 +2,6 @@
 // starts it.
 #pragma once
 
-#include <stdlib.h>
-
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
@@ -13,28 +11,14 @@
 #include "absl/strings/str_cat.h"
 #include "common/check.h"
 #include "mindforge/v1/trainer.pb.h"
+#include "tests/fakes/temp_dir.h"
 
 namespace mindforge {
 
-// A folder that goes when the test ends.
-class TestFolder {
+// The test's folder, short to write: folder / "data.jsonl".
+class TestFolder : public TempDir {
  public:
-  TestFolder() {
-    const char* base = std::getenv("TMPDIR");
-    std::string path = absl::StrCat(base == nullptr ? "/tmp" : base, "/mindforge-train-XXXXXX");
-    MF_CHECK(mkdtemp(path.data()) != nullptr) << path;
-    path_ = path;
-  }
-  ~TestFolder() {
-    std::error_code ignored;
-    std::filesystem::remove_all(path_, ignored);
-  }
-  std::string operator/(std::string_view name) const {
-    return absl::StrCat(path_, "/", std::string(name));
-  }
-
- private:
-  std::string path_;
+  std::string operator/(std::string_view name) const { return File(std::string(name)); }
 };
 
 inline std::string ReadAll(const std::string& path) {
