@@ -189,6 +189,9 @@ v1::TrainerFailure FailureReport(const absl::Status& status) {
   failure.set_message(Truncate(std::string(status.message()), kMaxMessageBytes));
   for (const FieldViolation& violation : GetViolations(status)) {
     if (static_cast<size_t>(failure.problems_size()) == kMaxProblems) break;
+    case FailureClass::kWorker:
+      failure.set_kind(v1::FAILURE_KIND_WORKER);
+      break;
     v1::FieldProblem* problem = failure.add_problems();
     problem->set_field(violation.field);
     problem->set_description(Truncate(violation.description, kMaxMessageBytes / 8));

@@ -146,6 +146,44 @@ TEST(TrainerProcess, ACorruptNewestCheckpointFallsBackToTheOneBefore) {
   EXPECT_FALSE(std::filesystem::exists(newest.path()));
 }
 
+TEST(TrainerProcess, AStorageThatIsNotMountedCostsNoCheckpointAndIsNoFreshStart) {
+  const TestFolder folder;
+  v1::StartTraining start = TinyJob(folder);
+  v1::ResumePoint& point = *start.add_resume_points();
+  point.set_step(4);
+  point.set_generation(1);
+  point.set_path(folder / "checkpoints/step-4.g1");
+  start.set_generation(2);
+  TrainerGroup group(start, 1);
+  EXPECT_EQ(group.rank(0).Wait().code, 1);
+  const TrainerReports reports = group.rank(0).reports();
+  ASSERT_TRUE(reports.failure.has_value());
+  EXPECT_EQ(reports.failure->kind(), v1::FAILURE_KIND_WORKER);
+  EXPECT_THAT(reports.failure->message(), HasSubstr("mount the storage of checkpoint.dir"));
+  EXPECT_THAT(reports.failure->message(), HasSubstr("checkpoints/step-4.g1"));
+  EXPECT_THAT(reports.corrupt, SizeIs(0));
+  EXPECT_THAT(reports.steps, SizeIs(0));
+  EXPECT_FALSE(std::filesystem::exists(folder / "checkpoints"))
+      << "no folder is made to fool others";
+}
+
+TEST(TrainerProcess, ACheckpointThatIsNotToBeSeenIsPassedOverAndNotCalledCorrupt) {
+  const TestFolder folder;
+  v1::StartTraining start = TinyJob(folder);
+  start.mutable_spec()->mutable_checkpoint()->set_every_steps(4);
+  const Trained undisturbed = Train(start, 1, "job", folder);
+  ASSERT_THAT(undisturbed.rank0.checkpoints, SizeIs(3));  // 4, 8, 12
+  const v1::CheckpointWritten& newest = undisturbed.rank0.checkpoints[1];
+  std::filesystem::rename(newest.path(), newest.path() + ".away");
+  *start.add_resume_points() = PointOf(newest);
+  *start.add_resume_points() = PointOf(undisturbed.rank0.checkpoints[0]);
+  start.set_generation(2);
+  const Trained again = Train(start, 1, "job", folder);
+  EXPECT_THAT(again.rank0.corrupt, SizeIs(0));
+  EXPECT_EQ(again.rank0.steps.front().step(), 5);
+  EXPECT_TRUE(again.SameBits(undisturbed));
+}
+
 TEST(TrainerProcess, EndsAtOnceWhenItsAgentIsGone) {
   const TestFolder folder;
   v1::StartTraining start = TinyJob(folder);

@@ -117,6 +117,12 @@ absl::StatusOr<LoadedCheckpoint> LoadCheckpoint(const std::string& path);
 // state.json alone, unverified.
 absl::StatusOr<CheckpointState> ReadCheckpointState(const std::string& path);
 
+// XXH3-64 of MANIFEST.json as 16 hexadecimal digits: names the checkpoint's content.
+absl::StatusOr<std::string> CheckpointDigest(const std::string& path);
+
+// Bytes of the folder's files; of those that can be seen, where the storage is in trouble.
+int64_t CheckpointBytes(const std::string& path);
+
 // The complete folders (those with a manifest) in `dir`, ascending by (step, generation). A missing
 // `dir` has none. Temporary, quarantined and foreign folders are skipped.
 absl::StatusOr<std::vector<CheckpointFolder>> ListCheckpoints(const std::string& dir);

@@ -1,5 +1,6 @@
 // A folder of checkpoints: names, listing, quarantine and removal.
 #include <signal.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -15,12 +16,14 @@
 #include "common/status_macros.h"
 #include "worker/formats/checkpoint.h"
 #include "worker/formats/checkpoint_names.h"
+#include "worker/formats/digest_file.h"
 #include "worker/formats/manifest.h"
 
 namespace mindforge {
 namespace {
 
 constexpr int kMaxQuarantined = 10'000;  // of one name
+constexpr size_t kMaxManifestBytes = 1 << 20;
 
 std::string HostName() {
   char name[HOST_NAME_MAX + 1] = {};
@@ -100,6 +103,23 @@ absl::StatusOr<std::vector<CheckpointFolder>> ListCheckpoints(const std::string&
               return std::tie(a.step, a.generation) < std::tie(b.step, b.generation);
             });
   return folders;
+}
+
+absl::StatusOr<std::string> CheckpointDigest(const std::string& path) {
+  ASSIGN_OR_RETURN(const std::string manifest,
+                   ReadFile(JoinPath(path, kManifestName), kMaxManifestBytes));
+  return HexDigest(XXH3_64bits(manifest.data(), manifest.size()));
+}
+
+int64_t CheckpointBytes(const std::string& path) {
+  const absl::StatusOr<std::vector<std::string>> names = ListDir(path);
+  if (!names.ok()) return 0;
+  int64_t bytes = 0;
+  for (const std::string& name : *names) {
+    struct stat file {};
+    if (::stat(JoinPath(path, name).c_str(), &file) == 0) bytes += file.st_size;
+  }
+  return bytes;
 }
 
 absl::StatusOr<std::string> QuarantineCheckpoint(const std::string& path) {

@@ -4,25 +4,19 @@
 #include <c10/core/StreamGuard.h>
 #include <c10/core/impl/VirtualGuardImpl.h>
 #include <pthread.h>
-#include <xxhash.h>
 
 #include <cstring>
 #include <exception>
-#include <filesystem>
-#include <system_error>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
-#include "common/durable_file.h"
 #include "common/status_macros.h"
 #include "worker/train/failure.h"
 #include "worker/train/parameters_io.h"
 
 namespace mindforge {
 namespace {
-
-constexpr size_t kMaxManifestBytes = 1 << 20;
 
 at::Tensor HostBuffer(const at::Tensor& like) {
   return at::empty({like.numel()},
@@ -36,23 +30,6 @@ void CopyToHost(const at::Tensor& from, const at::Tensor& to) {
   }
   // Not copy_: it would start a second team of threads beside the one that trains.
   std::memcpy(to.mutable_data_ptr(), from.const_data_ptr(), from.nbytes());
-}
-
-int64_t FolderBytes(const std::string& path) {
-  int64_t bytes = 0;
-  std::error_code error;
-  for (const auto& file : std::filesystem::directory_iterator(path, error)) {
-    const auto size = file.file_size(error);
-    if (!error) bytes += static_cast<int64_t>(size);
-  }
-  return bytes;
-}
-
-// XXH3-64 of MANIFEST.json as 16 hexadecimal digits: names the checkpoint's content.
-absl::StatusOr<std::string> ManifestDigest(const std::string& path) {
-  ASSIGN_OR_RETURN(const std::string manifest,
-                   ReadFile(JoinPath(path, "MANIFEST.json"), kMaxManifestBytes));
-  return absl::StrFormat("%016x", XXH3_64bits(manifest.data(), manifest.size()));
 }
 
 }  // namespace
@@ -174,10 +151,10 @@ absl::Status CheckpointWriter::Write(const Request& request) {
                                     .tokenizer = options_.tokenizer,
                                     .lora_rank = model_.options().lora_rank};
   ASSIGN_OR_RETURN(const CheckpointFolder folder, WriteCheckpoint(options_.dir, contents));
-  ASSIGN_OR_RETURN(const std::string digest, ManifestDigest(folder.path));
+  ASSIGN_OR_RETURN(const std::string digest, CheckpointDigest(folder.path));
   const double seconds = absl::ToDoubleSeconds(clock_.MonotonicNow() - start);
   sink_.OnCheckpoint({.folder = folder,
-                      .size_bytes = FolderBytes(folder.path),
+                      .size_bytes = CheckpointBytes(folder.path),
                       .loss = request.state.loss,
                       .validation_loss = request.state.validation_loss,
                       .manifest_digest = digest,

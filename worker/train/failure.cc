@@ -11,9 +11,14 @@
 
 namespace mindforge {
 
+absl::Status WorkerUnfit(std::string_view message) {
+  return Error(absl::StatusCode::kUnavailable, kWorkerUnfit, message);
+}
+
 FailureClass ClassifyFailure(const absl::Status& status) {
   if (IsPeerLost(status)) return FailureClass::kPeer;
   if (GetReason(status) == kOutOfMemory) return FailureClass::kOutOfMemory;
+  if (GetReason(status) == kWorkerUnfit) return FailureClass::kWorker;
   if (absl::IsInvalidArgument(status) || absl::IsFailedPrecondition(status)) {
     return FailureClass::kUser;
   }

@@ -13,12 +13,17 @@ enum class FailureClass {
   kPeer,         // the group is lost, not this trainer
   kInternal,     // anything else
   kOutOfMemory,  // of the device
+  kWorker,       // this worker cannot as it is; another or a later start may
 };
 
 inline constexpr char kOutOfMemory[] = "OUT_OF_MEMORY";
+inline constexpr char kWorkerUnfit[] = "WORKER_UNFIT";
 
-// INVALID_ARGUMENT and FAILED_PRECONDITION are the user's; reasons PEER_LOST and OUT_OF_MEMORY
-// (common/error_details.h) speak for themselves.
+// What the job needs is missing or cannot be read on this worker. The message says what, and where.
+absl::Status WorkerUnfit(std::string_view message);
+
+// INVALID_ARGUMENT and FAILED_PRECONDITION are the user's; reasons PEER_LOST, OUT_OF_MEMORY and
+// WORKER_UNFIT (common/error_details.h) speak for themselves.
 FailureClass ClassifyFailure(const absl::Status& status);
 
 // `status` as the user's fault in one field of the job file, when a restart cannot cure it

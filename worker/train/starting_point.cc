@@ -5,6 +5,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "common/error_details.h"
+#include "common/net.h"
 #include "common/status_macros.h"
 #include "worker/dist/step_timeout.h"
 #include "worker/formats/checkpoint.h"
@@ -27,24 +28,30 @@ struct Header {
   int64_t moments_follow = 0;
 };
 
-// Nothing when the checkpoint is bad and was set aside.
+// Nothing when the checkpoint is bad and was set aside, or when it is not there: then nothing is
+// known of it, and it is not reported. Any other trouble is this worker's or its storage's.
 absl::StatusOr<std::optional<LoadedCheckpoint>> TryLoad(const CheckpointFolder& folder,
-                                                        ProgressSink& sink) {
+                                                        bool* absent, ProgressSink& sink) {
   auto loaded = LoadCheckpoint(folder.path);
   if (loaded.ok()) return std::optional<LoadedCheckpoint>(*std::move(loaded));
   const absl::Status& status = loaded.status();
-  const bool bad =
-      absl::IsDataLoss(status) || absl::IsNotFound(status) || absl::IsInvalidArgument(status);
-  if (!bad) return Annotate(status, absl::StrCat("loading ", folder.path));
   const std::string detail(status.message());
+  const bool bad = absl::IsDataLoss(status) || absl::IsInvalidArgument(status);
+  if (!bad && !absl::IsNotFound(status)) {
+    return WorkerUnfit(absl::StrCat("checkpoint.dir: ", folder.path, " cannot be read on ",
+                                    HostName(), ": ", detail));
+  }
   sink.OnLog(LogSeverity::kERROR,
-             absl::StrCat("checkpoint of step ", folder.step, " cannot be used: ", detail,
+             absl::StrCat("checkpoint of step ", folder.step,
+                          bad ? " cannot be used: " : " is not to be seen here: ", detail,
                           "; the one before it is tried"));
-  if (!absl::IsNotFound(status)) {
-    if (const auto moved = QuarantineCheckpoint(folder.path); !moved.ok()) {
-      sink.OnLog(LogSeverity::kWARNING, absl::StrCat(folder.path, " could not be set aside: ",
-                                                     std::string(moved.status().message())));
-    }
+  if (!bad) {
+    *absent = true;
+    return std::optional<LoadedCheckpoint>();
+  }
+  if (const auto moved = QuarantineCheckpoint(folder.path); !moved.ok()) {
+    sink.OnLog(LogSeverity::kWARNING, absl::StrCat(folder.path, " could not be set aside: ",
+                                                   std::string(moved.status().message())));
   }
   sink.OnCorruptCheckpoint(folder, detail);
   return std::optional<LoadedCheckpoint>();
@@ -53,8 +60,9 @@ absl::StatusOr<std::optional<LoadedCheckpoint>> TryLoad(const CheckpointFolder& 
 absl::StatusOr<std::optional<Header>> LoadNewest(const std::vector<CheckpointFolder>& resume_points,
                                                  const JobSetup& setup, Minimind& model,
                                                  AdamW& optimizer, ProgressSink& sink) {
+  bool absent = false;
   for (const CheckpointFolder& folder : resume_points) {
-    ASSIGN_OR_RETURN(const auto checkpoint, TryLoad(folder, sink));
+    ASSIGN_OR_RETURN(const auto checkpoint, TryLoad(folder, &absent, sink));
     if (!checkpoint.has_value()) continue;
     const CheckpointState& state = checkpoint->state;
     if (!state.dataset_digest.empty() && state.dataset_digest != setup.dataset->digest()) {
@@ -76,6 +84,11 @@ absl::StatusOr<std::optional<Header>> LoadNewest(const std::vector<CheckpointFol
                                         .of_checkpoint = 1,
                                         .weights_follow = 1,
                                         .moments_follow = 1});
+  }
+  if (absent) {
+    return WorkerUnfit(absl::StrCat(
+        "checkpoint.dir: of the job's checkpoints none that is sound is to be seen on ", HostName(),
+        "; mount their storage on this worker, and the job goes on"));
   }
   return std::optional<Header>();
 }

@@ -24,8 +24,9 @@ struct StartingPoint {
 };
 
 // All ranks call it, at the start and to roll back; rank 0's `resume_points`, newest first, decide.
-// Bad checkpoints are quarantined and reported. INVALID_ARGUMENT: a checkpoint of another model or
-// dataset, or an init_from that does not fit.
+// Bad checkpoints are quarantined and reported; with nothing but bad ones training starts anew.
+// WORKER_UNFIT (failure.h): one cannot be read here, or those that are not bad are not to be seen.
+// INVALID_ARGUMENT: a checkpoint of another model or dataset, or an init_from that does not fit.
 absl::StatusOr<StartingPoint> RestoreOrInitialize(
     const TrainOptions& options, const std::vector<CheckpointFolder>& resume_points,
     const JobSetup& setup, Minimind& model, AdamW& optimizer, ProcessGroup& group,

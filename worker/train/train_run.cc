@@ -8,7 +8,6 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "common/durable_file.h"
 #include "common/error_details.h"
 #include "common/status_macros.h"
 #include "worker/dist/process_group.h"
@@ -16,6 +15,7 @@
 #include "worker/dist/step_timeout.h"
 #include "worker/model/adamw.h"
 #include "worker/model/minimind.h"
+#include "worker/train/checkpoint_storage.h"
 #include "worker/train/checkpoint_writer.h"
 #include "worker/train/device_setup.h"
 #include "worker/train/failure.h"
@@ -69,10 +69,10 @@ class TrainRun::Impl {
     try {
       RETURN_IF_ERROR(WarmUp());
       RETURN_IF_ERROR(JoinGroup());
+      RETURN_IF_ERROR(CheckSharedStorage(options_, storage_marker_, *group_));
       ASSIGN_OR_RETURN(const StartingPoint start,
                        RestoreOrInitialize(options_, options_.resume_points, setup_, *model_,
                                            *optimizer_, *group_, sink_));
-      RETURN_IF_ERROR(CheckSharedStorage());
       return TrainFrom(start);
     } catch (const std::exception& error) {
       return StatusOfException(error, "training");
@@ -81,7 +81,6 @@ class TrainRun::Impl {
 
   absl::Status WarmUp();
   absl::Status JoinGroup();
-  absl::Status CheckSharedStorage();
   absl::StatusOr<TrainOutcome> TrainFrom(const StartingPoint& start);
   absl::Status RollBack(int64_t step, const StepResult& result);
   absl::StatusOr<StepDecision> VoteOnStep();
@@ -101,6 +100,7 @@ class TrainRun::Impl {
 
   // In the order in which they are made; each uses those before it.
   JobSetup setup_;
+  std::string storage_marker_;  // rank 0 alone
   std::optional<c10::Device> device_;
   std::unique_ptr<Minimind> model_;
   std::unique_ptr<AdamW> optimizer_;
@@ -124,9 +124,7 @@ absl::Status TrainRun::Impl::WarmUp() {
   ASSIGN_OR_RETURN(device_, SetUpDevice(options_.device));
   ASSIGN_OR_RETURN(setup_, SetUpJob(options_, sink_));
   if (options_.rank == 0) {
-    if (const absl::Status made = MakeDirs(options_.checkpoint_dir); !made.ok()) {
-      return BlameField(made, "checkpoint.dir");
-    }
+    ASSIGN_OR_RETURN(storage_marker_, OpenCheckpointStorage(options_));
     RemoveCheckpointLeftovers(options_.checkpoint_dir).status().IgnoreError();  // tidiness only
   }
   ReportState(TrainPhase::kWarmingUp);
@@ -169,15 +167,6 @@ absl::Status TrainRun::Impl::JoinGroup() {
                                                     .group = *group_,
                                                     .clock = clock_});
   return absl::OkStatus();
-}
-
-// Rank 0 made the folder before the group formed, so whoever shares its storage sees it.
-absl::Status TrainRun::Impl::CheckSharedStorage() {
-  if (PathExists(options_.checkpoint_dir)) return absl::OkStatus();
-  return InvalidArgument(
-      "checkpoint.dir",
-      absl::StrCat(options_.checkpoint_dir, " was made by rank 0 and is not there for rank ",
-                   options_.rank, "; use storage that all workers of the job share"));
 }
 
 absl::StatusOr<TrainOutcome> TrainRun::Impl::TrainFrom(const StartingPoint& start) {
