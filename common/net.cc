@@ -1,8 +1,10 @@
 #include "common/net.h"
 
 #include <arpa/inet.h>
+#include <fcntl.h>
 #include <netdb.h>
 #include <netinet/in.h>
+#include <poll.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -82,6 +84,48 @@ absl::StatusOr<ListeningSocket> ListenTcp(const std::string& host, int port) {
                             ? reinterpret_cast<sockaddr_in6*>(&bound)->sin6_port
                             : reinterpret_cast<sockaddr_in*>(&bound)->sin_port;
   return ListeningSocket{std::move(fd), ntohs(raw)};
+}
+
+namespace {
+
+absl::StatusOr<UniqueFd> ConnectTo(const addrinfo& to, const std::string& shown,
+                                   absl::Duration timeout) {
+  UniqueFd fd(socket(to.ai_family, to.ai_socktype | SOCK_CLOEXEC | SOCK_NONBLOCK, to.ai_protocol));
+  if (!fd.valid()) return ErrnoStatus(errno, "cannot make a socket for", shown);
+  int error = connect(fd.get(), to.ai_addr, to.ai_addrlen) == 0 ? 0 : errno;
+  if (error == EINPROGRESS) {
+    pollfd entry{fd.get(), POLLOUT, 0};
+    const int ready = poll(&entry, 1, static_cast<int>(absl::ToInt64Milliseconds(timeout)));
+    socklen_t length = sizeof(error);
+    error = ready == 0 ? ETIMEDOUT : errno;
+    if (ready > 0) getsockopt(fd.get(), SOL_SOCKET, SO_ERROR, &error, &length);
+  }
+  if (error != 0) return ErrnoStatus(error, "cannot connect to", shown);
+  fcntl(fd.get(), F_SETFL, fcntl(fd.get(), F_GETFL) & ~O_NONBLOCK);
+  return fd;
+}
+
+}  // namespace
+
+absl::StatusOr<UniqueFd> ConnectTcp(const HostPort& address, absl::Duration timeout) {
+  const std::string shown = address.ToString();
+  addrinfo hints{};
+  hints.ai_socktype = SOCK_STREAM;
+  addrinfo* found = nullptr;
+  const int error =
+      getaddrinfo(address.host.c_str(), std::to_string(address.port).c_str(), &hints, &found);
+  if (error != 0) {
+    return absl::UnavailableError(
+        absl::StrCat("cannot connect to ", shown, ": ", gai_strerror(error)));
+  }
+  const std::unique_ptr<addrinfo, decltype(&freeaddrinfo)> guard(found, freeaddrinfo);
+  absl::Status last;
+  for (const addrinfo* to = found; to != nullptr; to = to->ai_next) {
+    absl::StatusOr<UniqueFd> fd = ConnectTo(*to, shown, timeout);
+    if (fd.ok()) return fd;
+    last = fd.status();
+  }
+  return absl::UnavailableError(last.message());
 }
 
 std::string HostName() {

@@ -5,6 +5,7 @@
 #include <string_view>
 
 #include "absl/status/statusor.h"
+#include "absl/time/time.h"
 #include "common/unique_fd.h"
 
 namespace mindforge {
@@ -31,6 +32,10 @@ struct ListeningSocket {
 
 // Binds and listens, close-on-exec. ALREADY_EXISTS when the port is taken, else why it cannot be.
 absl::StatusOr<ListeningSocket> ListenTcp(const std::string& host, int port);
+
+// Connects, to the first of the host's addresses that takes it. UNAVAILABLE says why none did;
+// `timeout` is for each of them.
+absl::StatusOr<UniqueFd> ConnectTcp(const HostPort& address, absl::Duration timeout);
 
 // This machine's name, "localhost" when it has none.
 std::string HostName();

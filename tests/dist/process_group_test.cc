@@ -80,14 +80,32 @@ TEST(ProcessGroup, AHungPeerIsGivenUpAtTheTimeout) {
   });
 }
 
-TEST(ProcessGroup, AMissingPeerIsGivenUpAtTheJoinTimeout) {
+TEST(ProcessGroup, AMissingPeerIsGivenUpWhenItIsLongOverdue) {
   auto socket = ListenTcp("127.0.0.1", 0);
   ASSERT_TRUE(socket.ok());
   const auto group = ProcessGroup::Join({.rank = 0,
                                          .world_size = 2,
                                          .store_fd = socket->fd.Release(),
-                                         .join_timeout = absl::Milliseconds(300)});
+                                         .arrival_timeout = absl::Milliseconds(300),
+                                         .join_timeout = absl::Hours(1)});
   EXPECT_TRUE(IsPeerLost(group.status())) << group.status();
+  EXPECT_THAT(group.status().message(), HasSubstr("waited in vain"));
+}
+
+TEST(ProcessGroup, AStoreThatCannotBeReachedIsGivenUpAtOnce) {
+  int port = 0;
+  {
+    const auto closed = ListenTcp("127.0.0.1", 0);
+    ASSERT_TRUE(closed.ok());
+    port = closed->port;
+  }
+  const auto group = ProcessGroup::Join({.rank = 1,
+                                         .world_size = 2,
+                                         .store_host = "127.0.0.1",
+                                         .store_port = port,
+                                         .arrival_timeout = absl::Hours(1)});
+  EXPECT_TRUE(IsPeerLost(group.status())) << group.status();
+  EXPECT_THAT(group.status().message(), HasSubstr("Connection refused"));
 }
 
 TEST(ProcessGroup, AForeignAdvertisedHostIsNotAPeersFault) {

@@ -36,15 +36,11 @@ absl::StatusOr<HostPort> LocalAddress(int fd) {
   char text[INET6_ADDRSTRLEN] = {};
   if (address.ss_family == AF_INET) {
     const auto& v4 = reinterpret_cast<const sockaddr_in&>(address);
-    if (v4.sin_addr.s_addr == htonl(INADDR_ANY)) {
-      return HostPort{"127.0.0.1", ntohs(v4.sin_port)};
-    }
     inet_ntop(AF_INET, &v4.sin_addr, text, sizeof(text));
     return HostPort{text, ntohs(v4.sin_port)};
   }
   if (address.ss_family == AF_INET6) {
     const auto& v6 = reinterpret_cast<const sockaddr_in6&>(address);
-    if (IN6_IS_ADDR_UNSPECIFIED(&v6.sin6_addr)) return HostPort{"::1", ntohs(v6.sin6_port)};
     inet_ntop(AF_INET6, &v6.sin6_addr, text, sizeof(text));
     return HostPort{text, ntohs(v6.sin6_port)};
   }
@@ -55,11 +51,19 @@ absl::StatusOr<c10::intrusive_ptr<c10d::Store>> OpenStore(const ProcessGroupOpti
   HostPort address{options.store_host, options.store_port};
   c10d::TCPStoreOptions store;
   store.waitWorkers = false;  // connecting the mesh waits for all
-  store.timeout = Milliseconds(options.join_timeout);
+  // The store answers when rank 0 has warmed up.
+  store.timeout = Milliseconds(options.arrival_timeout);
   if (options.rank == 0) {
     ASSIGN_OR_RETURN(address, LocalAddress(options.store_fd));
     store.isServer = true;
     store.masterListenFd = options.store_fd;
+  } else {
+    // It listens since before rank 0 started: one that cannot be reached now will not be later.
+    const auto reached = ConnectTcp(address, options.join_timeout);
+    if (!reached.ok()) {
+      return PeerLost(absl::StrCat("rank ", options.rank, " cannot reach the group's store: ",
+                                   std::string(reached.status().message())));
+    }
   }
   store.port = static_cast<uint16_t>(address.port);
   try {
@@ -82,11 +86,28 @@ absl::StatusOr<std::shared_ptr<gloo::transport::Device>> OpenDevice(const std::s
   }
 }
 
+// Waits until every rank has come this far.
+absl::Status WaitForAll(const ProcessGroupOptions& options, c10d::Store& store) {
+  const auto key = [](int rank) { return absl::StrCat("arrived-", rank); };
+  std::vector<std::string> keys;
+  for (int rank = 0; rank < options.world_size; ++rank) keys.push_back(key(rank));
+  try {
+    store.set(key(options.rank), std::vector<uint8_t>{1});
+    store.wait(keys, Milliseconds(options.arrival_timeout));
+    store.setTimeout(Milliseconds(options.join_timeout));
+  } catch (const std::exception& error) {
+    return PeerLost(absl::StrCat("rank ", options.rank, " of ", options.world_size,
+                                 " waited in vain for the others to come: ", FirstLine(error)));
+  }
+  return absl::OkStatus();
+}
+
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<ProcessGroup>> JoinBackends(const ProcessGroupOptions& options) {
   ASSIGN_OR_RETURN(const auto device, OpenDevice(options.advertise_host));
   ASSIGN_OR_RETURN(const auto store, OpenStore(options));
+  RETURN_IF_ERROR(WaitForAll(options, *store));
   std::unique_ptr<GlooGroup> group;
   try {
     auto gloo_options = c10d::ProcessGroupGloo::Options::create(Milliseconds(options.join_timeout));

@@ -32,6 +32,9 @@ struct ProcessGroupOptions {
   std::string advertise_host = "127.0.0.1";
   // CUDA device that device memory lies on, -1: the CPU.
   int cuda_device = -1;
+  // How long the others may take to come; those that are there wait as long.
+  absl::Duration arrival_timeout = absl::Minutes(5);
+  // How long connecting may take: to the store, and to each other once all are there.
   absl::Duration join_timeout = absl::Minutes(5);
 };
 
@@ -51,7 +54,7 @@ struct Transfer {
 class ProcessGroup {
  public:
   // Waits until all ranks are connected to each other. PEER_LOST when they are not within the
-  // timeout; INVALID_ARGUMENT when the advertised host or the store's address cannot be used.
+  // timeouts, or rank 0 went away; NOT_FOUND when the advertised host is none of this machine's.
   static absl::StatusOr<std::unique_ptr<ProcessGroup>> Join(const ProcessGroupOptions& options);
   virtual ~ProcessGroup() = default;
   ProcessGroup(const ProcessGroup&) = delete;

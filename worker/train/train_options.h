@@ -70,7 +70,10 @@ struct TrainOptions {
 
   int store_fd = -1;  // rank 0's listening socket, which training takes over
   std::string advertise_host = "127.0.0.1";
-  absl::Duration join_timeout = absl::Minutes(10);
+  // A peer may tokenize for hours before it joins; one that died the coordinator knows of, and then
+  // it ends this generation's trainers.
+  absl::Duration arrival_timeout = absl::Hours(24);
+  absl::Duration join_timeout = absl::Minutes(10);  // once all are there
 };
 
 }  // namespace mindforge

@@ -152,9 +152,10 @@ absl::Status TrainRun::Impl::JoinGroup() {
                             .store_fd = options_.store_fd,
                             .advertise_host = options_.advertise_host,
                             .cuda_device = options_.device.cuda_index,
+                            .arrival_timeout = options_.arrival_timeout,
                             .join_timeout = options_.join_timeout};
   if (options_.rank != 0) {
-    ASSIGN_OR_RETURN(const HostPort store, control_.WaitForRendezvous(options_.join_timeout));
+    ASSIGN_OR_RETURN(const HostPort store, control_.WaitForRendezvous(options_.arrival_timeout));
     group.store_host = store.host;
     group.store_port = store.port;
   }
