@@ -4,6 +4,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "common/check.h"
+#include "common/utf8.h"
 #include "google/rpc/error_details.pb.h"
 
 namespace mindforge {
@@ -34,8 +35,9 @@ absl::Status InvalidArgument(const std::vector<FieldViolation>& violations,
   std::vector<std::string> lines;
   for (const FieldViolation& violation : violations) {
     auto* added = bad_request.add_field_violations();
-    added->set_field(violation.field);
-    added->set_description(violation.description);
+    // A file's name may be any bytes; a payload with them would not be read again.
+    added->set_field(SanitizeUtf8(violation.field));
+    added->set_description(SanitizeUtf8(violation.description));
     lines.push_back(violation.field.empty()
                         ? violation.description
                         : absl::StrCat(violation.field, ": ", violation.description));

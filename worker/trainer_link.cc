@@ -9,6 +9,7 @@
 #include "common/error_details.h"
 #include "common/status_macros.h"
 #include "common/strings.h"
+#include "common/utf8.h"
 #include "worker/dist/process_group.h"
 
 namespace mindforge {
@@ -17,6 +18,9 @@ namespace {
 // An agent that takes no report for so long is as good as gone.
 constexpr absl::Duration kSendTimeout = absl::Seconds(60);
 constexpr size_t kMaxLogBytes = 16 << 10;
+
+// Paths and libraries' words may be no UTF-8; a report with other bytes is not understood.
+std::string Clean(std::string_view text) { return Truncate(SanitizeUtf8(text), kMaxLogBytes); }
 
 void SetTime(absl::Time time, google::protobuf::Timestamp* out) {
   const int64_t nanos = absl::ToUnixNanos(time);
@@ -45,7 +49,7 @@ void FillStatus(const TrainState& state, v1::TrainerStatus* status) {
   status->set_step(state.step);
   status->set_dataset_digest(state.dataset_digest);
   status->set_total_steps(state.total_steps);
-  status->set_detail(state.detail);
+  status->set_detail(Clean(state.detail));
   status->set_resumed_from(state.resumed_from);
   status->set_skipped_lines(state.skipped_lines);
 }
@@ -108,7 +112,6 @@ void AgentLink::Take(const v1::TrainerOrder& order) {
     case v1::TrainerOrder::kStop:
       stop_sequence_ = std::max(stop_sequence_, order.stop().sequence());
       break;
-    case v1::TrainerOrder::kCheckpointAcknowledged:  // reports are not repeated: nothing to stop
     case v1::TrainerOrder::kStart:
     case v1::TrainerOrder::ORDER_NOT_SET:
       break;
@@ -202,7 +205,7 @@ void AgentLink::OnLog(LogSeverity severity, std::string_view text) {
   line.set_generation(generation_);
   line.set_rank(rank_);
   line.set_level(LevelOf(severity));
-  line.set_text(Truncate(text, kMaxLogBytes));
+  line.set_text(Clean(text));
   Send(report);
 }
 
@@ -225,7 +228,7 @@ void AgentLink::OnCorruptCheckpoint(const CheckpointFolder& folder, std::string_
   v1::TrainerReport report;
   report.mutable_corrupt()->set_step(folder.step);
   report.mutable_corrupt()->set_generation(folder.generation);
-  report.mutable_corrupt()->set_detail(Truncate(detail, kMaxLogBytes));
+  report.mutable_corrupt()->set_detail(Clean(detail));
   Send(report);
 }
 

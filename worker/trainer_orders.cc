@@ -15,6 +15,7 @@
 #include "common/error_details.h"
 #include "common/status_macros.h"
 #include "common/strings.h"
+#include "common/utf8.h"
 #include "worker/train/failure.h"
 
 namespace mindforge {
@@ -130,6 +131,12 @@ absl::StatusOr<TrainDevice> DeviceFromOrder(const v1::Device& order) {
   return device;
 }
 
+// What a user's file or a library says may be no UTF-8; a report with other bytes is not
+// understood.
+std::string Clean(std::string_view text, size_t bytes) {
+  return Truncate(SanitizeUtf8(text), bytes);
+}
+
 }  // namespace
 
 absl::StatusOr<TrainOptions> TrainOptionsFromOrder(const v1::StartTraining& order) {
@@ -182,19 +189,19 @@ v1::TrainerFailure FailureReport(const absl::Status& status) {
     case FailureClass::kOutOfMemory:
       failure.set_kind(v1::FAILURE_KIND_OUT_OF_MEMORY);
       break;
+    case FailureClass::kWorker:
+      failure.set_kind(v1::FAILURE_KIND_WORKER);
+      break;
     case FailureClass::kInternal:
       failure.set_kind(v1::FAILURE_KIND_INTERNAL);
       break;
   }
-  failure.set_message(Truncate(std::string(status.message()), kMaxMessageBytes));
+  failure.set_message(Clean(std::string(status.message()), kMaxMessageBytes));
   for (const FieldViolation& violation : GetViolations(status)) {
     if (static_cast<size_t>(failure.problems_size()) == kMaxProblems) break;
-    case FailureClass::kWorker:
-      failure.set_kind(v1::FAILURE_KIND_WORKER);
-      break;
     v1::FieldProblem* problem = failure.add_problems();
-    problem->set_field(violation.field);
-    problem->set_description(Truncate(violation.description, kMaxMessageBytes / 8));
+    problem->set_field(SanitizeUtf8(violation.field));
+    problem->set_description(Clean(violation.description, kMaxMessageBytes / 8));
   }
   return failure;
 }

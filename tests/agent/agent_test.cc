@@ -147,6 +147,19 @@ TEST_F(AgentTest, KillsATrainerThatCannotBeHeard) {
   coordinator_.Want({Desired("garble")});
   ASSERT_TRUE(coordinator_.WaitUntil([](const Heard& heard) { return HasExit(heard); }));
   EXPECT_TRUE(HasLog(coordinator_.heard(), "reports broke off"));
+  const v1::TrainerExit exit = coordinator_.heard().devices.at("cpu:0").exit();
+  EXPECT_THAT(exit.cause(), HasSubstr("by its agent: its reports broke off"));
+  EXPECT_EQ(exit.failure().kind(), v1::FAILURE_KIND_INTERNAL) << "it counts";
+}
+
+TEST_F(AgentTest, KillsATrainerThatClosesItsReportsAndStays) {
+  options_.trainer_exit_timeout = absl::Milliseconds(50);
+  StartAgent();
+  coordinator_.Want({Desired("deaf")});
+  ASSERT_TRUE(coordinator_.WaitUntil([](const Heard& heard) { return HasExit(heard); }));
+  const v1::TrainerExit exit = coordinator_.heard().devices.at("cpu:0").exit();
+  EXPECT_THAT(exit.cause(), HasSubstr("it closed its reports but did not exit within 50ms"));
+  EXPECT_EQ(exit.failure().kind(), v1::FAILURE_KIND_INTERNAL);
 }
 
 TEST_F(AgentTest, DrainsWithACheckpointWhenTheCoordinatorSaysNothing) {

@@ -118,6 +118,17 @@ TEST(FailureReport, TellsWhoseFaultItIs) {
       v1::FAILURE_KIND_OUT_OF_MEMORY);
 }
 
+// A file's name may be any bytes; the agent would kill a trainer whose report it cannot parse.
+TEST(FailureReport, IsAlwaysUtf8) {
+  const v1::TrainerFailure failure =
+      FailureReport(InvalidArgument("data.more_paths[0]", "/data/\xe9t\xe9.jsonl is not there"));
+  v1::TrainerFailure parsed;
+  ASSERT_TRUE(parsed.ParseFromString(failure.SerializeAsString()));
+  EXPECT_THAT(parsed.message(), HasSubstr(".jsonl is not there"));
+  ASSERT_EQ(parsed.problems_size(), 1);
+  EXPECT_THAT(parsed.problems(0).description(), HasSubstr(".jsonl is not there"));
+}
+
 TEST(BlameField, KeepsWhatARestartMayCure) {
   EXPECT_EQ(ClassifyFailure(BlameField(absl::NotFoundError("x"), "data.path")),
             FailureClass::kUser);

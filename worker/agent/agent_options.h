@@ -25,8 +25,10 @@ struct AgentOptions {
   absl::Duration flush_interval = absl::Milliseconds(200);
   // SIGTERM: how long the coordinator has to order the stop, then the agent orders it itself …
   absl::Duration drain_grace = absl::Seconds(2);
-  // … and how long trainers then have for their checkpoint before they are killed.
-  absl::Duration drain_timeout = absl::Seconds(30);
+  // … and how long trainers have for their checkpoint before they are killed.
+  absl::Duration drain_timeout = absl::Seconds(150);
+  // A trainer that has closed its reports has so long to exit before it is killed.
+  absl::Duration trainer_exit_timeout = absl::Seconds(30);
   // What is left to tell once they are gone waits so long for a coordinator that is away.
   absl::Duration farewell = absl::Seconds(2);
 };

@@ -159,7 +159,10 @@ void Supervisor::Start(size_t index, const v1::DesiredDevice& desired) {
         options_.trainer, start, store->fd.get(),
         {.on_report = [this, index](const v1::TrainerReport& report) { OnReport(index, report); },
          .on_line = [this, index](std::string_view line) { OnLine(index, line); },
-         .on_exit = [this, index](const ExitStatus& exit) { OnExit(index, exit); }});
+         .on_exit = [this, index](
+                        const ExitStatus& exit,
+                        const std::string& why_killed) { OnExit(index, exit, why_killed); }},
+        options_.trainer_exit_timeout);
   };
   absl::StatusOr<std::unique_ptr<TrainerProcess>> trainer = start_process();
   MutexLock lock(mutex_);

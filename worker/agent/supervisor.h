@@ -91,7 +91,7 @@ class Supervisor {
   void OnReport(size_t index, const v1::TrainerReport& report);
   Urgency Note(Slot& slot, const v1::TrainerReport& report) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void OnLine(size_t index, std::string_view line);
-  void OnExit(size_t index, const ExitStatus& exit);
+  void OnExit(size_t index, const ExitStatus& exit, const std::string& why_killed);
   void AddLog(const Slot& slot, int rank, v1::LogLine line) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void AddAgentLog(const Slot& slot, v1::LogLevel level, const std::string& text)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);

@@ -4,9 +4,9 @@
 #include "absl/strings/str_cat.h"
 #include "common/logging.h"
 #include "common/strings.h"
-#include "worker/agent/log_lines.h"
 #include "common/utf8.h"
 #include "worker/agent/supervisor.h"
+#include "worker/agent/log_lines.h"
 #include "worker/agent/trainer_exit.h"
 
 namespace mindforge {
@@ -74,7 +74,7 @@ void Supervisor::OnLine(size_t index, std::string_view line) {
   on_change_(Urgency::kBatched);
 }
 
-void Supervisor::OnExit(size_t index, const ExitStatus& exit) {
+void Supervisor::OnExit(size_t index, const ExitStatus& exit, const std::string& why_killed) {
   {
     MutexLock lock(mutex_);
     Slot& slot = slots_[index];
@@ -82,7 +82,8 @@ void Supervisor::OnExit(size_t index, const ExitStatus& exit) {
                               .phase = slot.status.phase(),
                               .failure = slot.failure,
                               .last_line = slot.last_line,
-                              .killed_by_agent = slot.killed});
+                              .killed_by_agent = slot.killed,
+                              .why_killed = why_killed});
     metrics_.CountTrainerExit(slot.exit->clean());
     // Its last line was the failure's text already, unless it could not write it.
     if (slot.failure && SanitizeUtf8(slot.failure->message()) != slot.last_line) {

@@ -17,7 +17,9 @@ v1::TrainerExit DescribeExit(const EndedTrainer& ended) {
   exit.set_clean(ended.exit.ok() && (ended.phase == v1::TRAINER_PHASE_FINISHED ||
                                      ended.phase == v1::TRAINER_PHASE_STOPPED));
   std::string cause = ended.exit.ToString();
-  if (ended.killed_by_agent) {
+  if (!ended.why_killed.empty()) {
+    absl::StrAppend(&cause, ", by its agent: ", ended.why_killed);
+  } else if (ended.killed_by_agent) {
     absl::StrAppend(&cause, ", by its agent");
   } else if (ended.exit.signal == SIGKILL) {
     absl::StrAppend(&cause, ", by the kernel for want of memory or by a person");
@@ -26,6 +28,11 @@ v1::TrainerExit DescribeExit(const EndedTrainer& ended) {
   }
   if (ended.failure) {
     *exit.mutable_failure() = *ended.failure;
+  } else if (!ended.why_killed.empty() && !ended.killed_by_agent) {
+    // Its own fault, which counts: not the signal that ended it.
+    exit.mutable_failure()->set_kind(v1::FAILURE_KIND_INTERNAL);
+    exit.mutable_failure()->set_message(
+        absl::StrCat("it was killed by its agent: ", ended.why_killed));
   } else if (!exit.clean() && !ended.last_line.empty() && !ended.killed_by_agent) {
     absl::StrAppend(&cause, "; the last it said: ", Truncate(ended.last_line, kMaxQuotedBytes));
   }

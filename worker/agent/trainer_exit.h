@@ -17,7 +17,8 @@ struct EndedTrainer {
   v1::TrainerPhase phase = v1::TRAINER_PHASE_UNSPECIFIED;
   std::optional<v1::TrainerFailure> failure;  // when it said one
   std::string last_line;                      // of its stderr
-  bool killed_by_agent = false;
+  bool killed_by_agent = false;               // it was not wanted any more
+  std::string why_killed;                     // by the agent, for what it did; empty: it was not
 };
 
 // Clean only when it exited 0 after FINISHED or STOPPED.

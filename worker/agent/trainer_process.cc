@@ -8,6 +8,7 @@
 #include <cerrno>
 #include <utility>
 
+#include "absl/strings/str_cat.h"
 #include "common/durable_file.h"
 #include "common/status_macros.h"
 #include "worker/agent/log_lines.h"
@@ -19,14 +20,12 @@ constexpr int kOrdersFd = 3;
 constexpr int kStoreFd = 4;
 // A trainer reads its orders on a thread of its own; one that does not for so long is stuck.
 constexpr absl::Duration kSendTimeout = absl::Seconds(2);
-// Between closing its reports and being gone a trainer frees its memory.
-constexpr absl::Duration kExitTimeout = absl::Seconds(30);
 
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<TrainerProcess>> TrainerProcess::Start(
     const std::string& program, const v1::StartTraining& start, int store_socket,
-    TrainerEvents events) {
+    TrainerEvents events, absl::Duration exit_timeout) {
   int ends[2];
   if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends) != 0) {
     return ErrnoStatus(errno, "cannot make a socket pair for", program);
@@ -39,7 +38,7 @@ absl::StatusOr<std::unique_ptr<TrainerProcess>> TrainerProcess::Start(
   if (store_socket >= 0) options.fds.push_back({store_socket, kStoreFd});
   ASSIGN_OR_RETURN(std::unique_ptr<Subprocess> process, Subprocess::Spawn(options));
   std::unique_ptr<TrainerProcess> trainer(
-      new TrainerProcess(std::move(process), std::move(ours), std::move(events)));
+      new TrainerProcess(std::move(process), std::move(ours), std::move(events), exit_timeout));
   v1::TrainerOrder order;
   *order.mutable_start() = start;
   // A failure here is a trainer that is gone already: its exit tells more.
@@ -48,10 +47,11 @@ absl::StatusOr<std::unique_ptr<TrainerProcess>> TrainerProcess::Start(
 }
 
 TrainerProcess::TrainerProcess(std::unique_ptr<Subprocess> process, UniqueFd socket,
-                               TrainerEvents events)
+                               TrainerEvents events, absl::Duration exit_timeout)
     : process_(std::move(process)),
       socket_(std::move(socket)),
       events_(std::move(events)),
+      exit_timeout_(exit_timeout),
       writer_(socket_.get()),
       output_thread_([this] { ReadOutput(); }),
       reports_thread_([this] { ReadReports(); }) {}
@@ -69,6 +69,7 @@ void TrainerProcess::Kill() { process_->Kill(SIGKILL); }
 
 void TrainerProcess::ReadReports() {
   FrameReader reader(socket_.get());
+  std::string why_killed;
   while (true) {
     v1::TrainerReport report;
     const absl::Status status = reader.ReadMessage(&report);
@@ -78,20 +79,23 @@ void TrainerProcess::ReadReports() {
     }
     if (!absl::IsOutOfRange(status)) {
       // What follows cannot be understood; a trainer that is not heard is not worth its device.
-      events_.on_line("agent: the trainer's reports broke off: " + status.ToString());
+      why_killed = absl::StrCat("its reports broke off: ", std::string(status.message()));
+      events_.on_line("agent: the trainer is killed, " + why_killed);
       Kill();
     }
     break;
   }
-  std::optional<ExitStatus> exit = process_->WaitFor(kExitTimeout);
+  std::optional<ExitStatus> exit = process_->WaitFor(exit_timeout_);
   if (!exit) {
-    events_.on_line("agent: the trainer closed its reports but did not exit; it is killed");
+    why_killed = absl::StrCat("it closed its reports but did not exit within ",
+                              absl::FormatDuration(exit_timeout_));
+    events_.on_line("agent: the trainer is killed, " + why_killed);
     Kill();
     exit = process_->Wait();
   }
   exited_ = true;
   output_thread_.join();
-  events_.on_exit(*exit);
+  events_.on_exit(*exit, why_killed);
 }
 
 void TrainerProcess::ReadOutput() {
