@@ -329,12 +329,17 @@ TEST(AgentOptions, FillsDefaultsAndListsEveryProblem) {
   EXPECT_EQ(options->coordinator, "127.0.0.1:7070");
   EXPECT_EQ(options->trainer, "/opt/bin/mindforge-trainer");
   EXPECT_EQ(options->metrics, "127.0.0.1:9465");
+  EXPECT_EQ(options->drain_timeout, absl::Seconds(150));
+  v1::WorkerConfig slow;
+  slow.set_drain_timeout("5m");
+  EXPECT_EQ(MakeAgentOptions(slow, "x")->drain_timeout, absl::Minutes(5));
   v1::WorkerConfig bad;
+  bad.set_drain_timeout("5");
   bad.set_coordinator("nowhere");
   bad.set_threads_per_device(-1);
   bad.set_devices("tpu:0");
   const auto refused = MakeAgentOptions(bad, "x");
-  EXPECT_EQ(GetViolations(refused.status()).size(), 3u) << refused.status();
+  EXPECT_EQ(GetViolations(refused.status()).size(), 4u) << refused.status();
 }
 
 }  // namespace

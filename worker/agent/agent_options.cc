@@ -5,6 +5,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "common/durable_file.h"
+#include "common/duration.h"
 #include "common/error_details.h"
 #include "common/net.h"
 #include "worker/agent/devices.h"
@@ -55,6 +56,13 @@ absl::StatusOr<AgentOptions> MakeAgentOptions(const v1::WorkerConfig& config,
   }
   if (const auto devices = ParseDeviceSpec(options.devices); !devices.ok()) {
     problems.push_back({"devices", std::string(devices.status().message())});
+  }
+  if (!config.drain_timeout().empty()) {
+    const auto timeout = ParseDuration(config.drain_timeout());
+    if (timeout.ok()) options.drain_timeout = *timeout;
+    if (!timeout.ok()) {
+      problems.push_back({"drain_timeout", std::string(timeout.status().message())});
+    }
   }
   if (!problems.empty()) return InvalidArgument(problems, "INVALID_CONFIG");
   return options;
