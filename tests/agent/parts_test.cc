@@ -233,6 +233,31 @@ TEST(Devices, NamesTheGpuThatIsNotThere) {
   EXPECT_THAT(std::string(devices.status().message()), HasSubstr("cuda:1"));
 }
 
+TEST(Devices, ABuildWithoutCudaOffersNoGpu) {
+  const Hardware hardware{.cores = 4, .gpus = {{"H100", 1}}, .cuda_build = false};
+  const auto automatic = MakeDevices({.automatic = true}, hardware, 0);
+  ASSERT_EQ(automatic->size(), 1u);
+  EXPECT_EQ((*automatic)[0].id(), "cpu:0");
+  const auto named = MakeDevices({.cuda_indices = {0}}, hardware, 0);
+  EXPECT_EQ(named.status().code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_THAT(std::string(named.status().message()), HasSubstr("cuda preset"));
+}
+
+TEST(Devices, ReadsCudaVisibleDevicesAsCudaDoes) {
+  const std::vector<Hardware::Gpu> all = {{"A", 1}, {"B", 1}};
+  const auto visible = [&](const char* value) {
+    std::string models;
+    for (const Hardware::Gpu& gpu : VisibleGpus(all, value)) models += gpu.model;
+    return models;
+  };
+  EXPECT_EQ(visible(nullptr), "AB");
+  EXPECT_EQ(visible("1, 0"), "BA");
+  EXPECT_EQ(visible("GPU-1234,MIG-5"), "AA");
+  EXPECT_EQ(visible("1,7,0"), "B");
+  EXPECT_EQ(visible("0,-1,1"), "A");
+  for (const char* none : {"", "-1", "NoDevFiles", "none"}) EXPECT_EQ(visible(none), "") << none;
+}
+
 TEST(Devices, ThisMachineHasACpu) {
   const Hardware hardware = FindHardware();
   EXPECT_GE(hardware.cores, 1);

@@ -14,6 +14,7 @@
 #include "absl/strings/str_split.h"
 #include "absl/strings/strip.h"
 #include "common/cpu_cores.h"
+#include "common/logging.h"
 #include "common/version.h"
 
 namespace mindforge {
@@ -21,6 +22,8 @@ namespace {
 
 constexpr int kMaxCpuSlots = 256;
 constexpr int kMaxGpus = 64;
+constexpr char kNoCuda[] =
+    "this build has no CUDA: build with the cuda preset (`cmake --preset cuda`)";
 
 // The widest set that kernels branch on: two CPUs with the same one compute the same bits.
 std::string InstructionSet() {
@@ -94,22 +97,6 @@ class Nvml {
   bool ready_ = false;
 };
 
-// The GPUs as CUDA will number them in the trainers.
-std::vector<Hardware::Gpu> VisibleGpus() {
-  const std::vector<Hardware::Gpu> all = Nvml().List();
-  const char* const visible = ::getenv("CUDA_VISIBLE_DEVICES");
-  if (visible == nullptr) return all;
-  std::vector<Hardware::Gpu> gpus;
-  for (const auto& entry : absl::StrSplit(visible, ',', absl::SkipWhitespace())) {
-    size_t index = 0;
-    const bool is_number = absl::SimpleAtoi(entry, &index);
-    if (is_number && index >= all.size()) break;  // as CUDA does: the rest is not visible
-    // By UUID: which one it is does not matter here when all are of one model.
-    if (!all.empty()) gpus.push_back(is_number ? all[index] : all.front());
-  }
-  return gpus;
-}
-
 v1::Device CpuSlot(int index, int slots, const Hardware& hardware, int threads) {
   v1::Device device;
   device.set_id(absl::StrCat("cpu:", index));
@@ -134,6 +121,22 @@ v1::Device CudaDevice(int index, const Hardware::Gpu& gpu, int threads) {
 }
 
 }  // namespace
+
+std::vector<Hardware::Gpu> VisibleGpus(const std::vector<Hardware::Gpu>& all, const char* visible) {
+  if (visible == nullptr) return all;
+  std::vector<Hardware::Gpu> gpus;
+  for (const auto& part : absl::StrSplit(visible, ',')) {
+    const absl::string_view entry = absl::StripAsciiWhitespace(part);
+    size_t index = 0;
+    const bool is_number = absl::SimpleAtoi(entry, &index);
+    const bool is_uuid = absl::StartsWith(entry, "GPU-") || absl::StartsWith(entry, "MIG-");
+    // As CUDA does: what follows anything else (-1, say) is not visible either.
+    if (all.empty() || (is_number ? index >= all.size() : !is_uuid)) break;
+    // By UUID: which one it is does not matter here when all are of one model.
+    gpus.push_back(is_number ? all[index] : all.front());
+  }
+  return gpus;
+}
 
 absl::StatusOr<DeviceSpec> ParseDeviceSpec(const std::string& text) {
   const auto refuse = [&](const std::string& why) {
@@ -173,7 +176,10 @@ Hardware FindHardware() {
   hardware.cpu_model = absl::StrCat(CpuVendor(), " ", InstructionSet());
   hardware.cores = UsableCores();
   hardware.memory_bytes = static_cast<int64_t>(sysconf(_SC_PHYS_PAGES)) * sysconf(_SC_PAGE_SIZE);
-  hardware.gpus = VisibleGpus();
+  hardware.gpus = VisibleGpus(Nvml().List(), ::getenv("CUDA_VISIBLE_DEVICES"));
+#ifndef MINDFORGE_CUDA
+  hardware.cuda_build = false;
+#endif
   return hardware;
 }
 
@@ -181,10 +187,19 @@ absl::StatusOr<std::vector<v1::Device>> MakeDevices(const DeviceSpec& spec,
                                                     const Hardware& hardware, int threads) {
   DeviceSpec wanted = spec;
   if (spec.automatic) {
-    for (size_t i = 0; i < hardware.gpus.size(); ++i) {
+    for (size_t i = 0; i < hardware.gpus.size() && hardware.cuda_build; ++i) {
       wanted.cuda_indices.push_back(static_cast<int>(i));
     }
-    wanted.cpu_slots = hardware.gpus.empty() ? 1 : 0;
+    wanted.cpu_slots = wanted.cuda_indices.empty() ? 1 : 0;
+    if (!hardware.gpus.empty() && !hardware.cuda_build) {
+      MF_LOG(WARNING) << "this machine has " << hardware.gpus.size()
+                      << " GPUs (the first: " << hardware.gpus.front().model << "), but " << kNoCuda
+                      << "; a CPU slot is offered instead";
+    }
+  } else if (!wanted.cuda_indices.empty() && !hardware.cuda_build) {
+    return absl::FailedPreconditionError(
+        absl::StrCat("--devices names cuda:", wanted.cuda_indices.front(), ", but ", kNoCuda,
+                     ", or give --devices cpu:N"));
   }
   std::vector<v1::Device> devices;
   for (const int index : wanted.cuda_indices) {

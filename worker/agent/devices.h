@@ -30,11 +30,16 @@ struct Hardware {
   int cores = 1;
   int64_t memory_bytes = 0;
   std::vector<Gpu> gpus;
+  bool cuda_build = true;  // the trainers can use them
 };
 Hardware FindHardware();
 
-// The devices that `spec` names on `hardware`; auto is every GPU, else one CPU slot. Threads of a
-// CPU slot: `threads`, or the cores over the slots when 0. NOT_FOUND names a GPU that is not there.
+// Those of `all` that CUDA_VISIBLE_DEVICES (null: not set) leaves, as CUDA will number them.
+std::vector<Hardware::Gpu> VisibleGpus(const std::vector<Hardware::Gpu>& all, const char* visible);
+
+// The devices that `spec` names on `hardware`; auto is every GPU that the trainers can use, else
+// one CPU slot. Threads of a CPU slot: `threads`, or the cores over the slots when 0. NOT_FOUND
+// names a GPU that is not there, FAILED_PRECONDITION one that this build cannot use.
 absl::StatusOr<std::vector<v1::Device>> MakeDevices(const DeviceSpec& spec,
                                                     const Hardware& hardware, int threads);
 
