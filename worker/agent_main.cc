@@ -17,6 +17,7 @@
 #include "worker/agent/agent_options.h"
 #include "worker/agent/devices.h"
 #include "worker/agent/identity.h"
+#include "worker/agent/store_socket.h"
 
 namespace mindforge {
 namespace {
@@ -37,6 +38,7 @@ absl::Status Serve(const v1::WorkerConfig& config) {
     return absl::NotFoundError("there is no trainer to run at " + options.trainer +
                                "; set `trainer` in the configuration or MINDFORGE_TRAINER");
   }
+  RETURN_IF_ERROR(CheckAdvertise(options));
   Shutdown shutdown;
   ASSIGN_OR_RETURN(const std::unique_ptr<Identity> identity, Identity::Open(options.data_dir));
   MetricsRegistry registry(kProgram);

@@ -14,6 +14,7 @@
 #include "worker/agent/log_lines.h"
 #include "worker/agent/reconcile.h"
 #include "worker/agent/spool.h"
+#include "worker/agent/store_socket.h"
 #include "worker/agent/trainer_exit.h"
 
 namespace mindforge {
@@ -256,6 +257,15 @@ TEST(Devices, ReadsCudaVisibleDevicesAsCudaDoes) {
   EXPECT_EQ(visible("1,7,0"), "B");
   EXPECT_EQ(visible("0,-1,1"), "A");
   for (const char* none : {"", "-1", "NoDevFiles", "none"}) EXPECT_EQ(visible(none), "") << none;
+}
+
+TEST(Advertise, IsAnAddressOfThisMachine) {
+  EXPECT_TRUE(CheckAdvertise({.coordinator = "c:1", .advertise = "127.0.0.1"}).ok());
+  for (const char* bad : {"192.0.2.1", "0.0.0.0", "::", "no.such.host.invalid"}) {
+    const absl::Status refused = CheckAdvertise({.coordinator = "c:1", .advertise = bad});
+    EXPECT_EQ(refused.code(), absl::StatusCode::kInvalidArgument) << bad;
+    EXPECT_THAT(std::string(refused.message()), HasSubstr("--advertise")) << bad;
+  }
 }
 
 TEST(Devices, ThisMachineHasACpu) {

@@ -6,11 +6,16 @@
 
 #include "absl/status/statusor.h"
 #include "common/net.h"
+#include "worker/agent/agent_options.h"
 
 namespace mindforge {
 
-// Binds a port on `advertise`. Where that is no address of this machine (a name of a load balancer,
-// a host behind NAT) all addresses are listened on, unless it is loopback.
+// Binds a port on `advertise`.
 absl::StatusOr<ListeningSocket> BindStoreSocket(const std::string& advertise);
+
+// INVALID_ARGUMENT, naming --advertise, when peers could not reach this worker by it: it is none of
+// this machine's addresses, or stands for all of them.
+// Warns where it is a loopback address and the coordinator's is not: then there are other machines.
+absl::Status CheckAdvertise(const AgentOptions& options);
 
 }  // namespace mindforge
