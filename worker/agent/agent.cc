@@ -30,6 +30,13 @@ absl::Duration Backoff(int failures) {
   return full * absl::Uniform(random, 0.5, 1.0);
 }
 
+// It is there and says no: what it says is to be mended, here or there.
+bool IsRefusal(const absl::Status& status) {
+  return absl::IsInvalidArgument(status) || absl::IsUnauthenticated(status) ||
+         absl::IsPermissionDenied(status) || absl::IsFailedPrecondition(status) ||
+         absl::IsAlreadyExists(status) || absl::IsResourceExhausted(status);
+}
+
 absl::Duration FromProto(const google::protobuf::Duration& duration) {
   return absl::Seconds(duration.seconds()) + absl::Nanoseconds(duration.nanos());
 }
@@ -209,7 +216,8 @@ void Agent::Failed(const absl::Status& status) {
   if (const std::string failure = status.ToString(); failure != last_failure_) {
     last_failure_ = failure;
     MF_LOG(WARNING) << "the coordinator at " << options_.coordinator
-                    << " does not answer, trying on (trainers go on meanwhile): " << failure;
+                    << (IsRefusal(status) ? " refuses this worker's calls" : " does not answer")
+                    << ", trying on (trainers go on meanwhile): " << failure;
   }
   // Who would have told of a job's newest checkpoint may be gone when the coordinator is back.
   for (const auto& [job_id, folder] : supervisor_.JobFolders()) caretaker_.Look(job_id, folder);

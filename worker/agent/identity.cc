@@ -25,6 +25,8 @@ absl::StatusOr<std::unique_ptr<Identity>> Identity::Open(const std::string& data
   UniqueFd lock(::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0644));
   if (!lock.valid()) return Annotate(ErrnoStatus(errno, "cannot open", path), "--data-dir");
   if (::flock(lock.get(), LOCK_EX | LOCK_NB) != 0) {
+    if (errno != EWOULDBLOCK)
+      return Annotate(ErrnoStatus(errno, "cannot lock", path), "--data-dir");
     return absl::AlreadyExistsError(
         absl::StrCat("another mindforge-worker uses ", data_dir,
                      "; stop it, or give this one a folder of its own with --data-dir"));
