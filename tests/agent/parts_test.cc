@@ -194,6 +194,29 @@ TEST(Spool, KeepsARepeatedCheckpointOnceAndReturnsItWhenAcknowledged) {
   EXPECT_TRUE(spool.empty());
 }
 
+// The coordinator refuses a call with more, and what is refused is never acknowledged.
+TEST(Spool, TheGapsLineCountsAgainstTheLinesOfACall) {
+  Spool spool(nullptr, {.logs = 5, .records_a_call = 3});
+  for (int i = 0; i < 9; ++i) spool.AddLog("j", Line("x"));
+  v1::SynchronizeRequest request;
+  EXPECT_TRUE(spool.Fill(&request));
+  EXPECT_EQ(request.logs_size(), 3);
+}
+
+TEST(Spool, TellsThatAWaitingCheckpointIsTheLast) {
+  Spool spool;
+  v1::CheckpointWritten written;
+  written.set_path("/c/step-9.g1");
+  spool.AddCheckpoint("j", written);  // as an agent finds it
+  written.set_final(true);
+  spool.AddCheckpoint("j", written);  // as its trainer tells
+  spool.AddCheckpoint("j", written);
+  v1::SynchronizeRequest request;
+  spool.Fill(&request);
+  ASSERT_EQ(request.checkpoints_size(), 2);
+  EXPECT_TRUE(request.checkpoints(1).checkpoint().final());
+}
+
 TEST(Devices, ReadsWhatTheFlagSays) {
   EXPECT_EQ(*ParseDeviceSpec("auto"), (DeviceSpec{.automatic = true}));
   EXPECT_EQ(*ParseDeviceSpec("cpu:4"), (DeviceSpec{.cpu_slots = 4}));

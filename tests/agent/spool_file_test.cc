@@ -1,6 +1,7 @@
 // The spool on disk: what survives, what a torn tail costs, what goes.
 #include "worker/agent/spool_file.h"
 
+#include <cstdio>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
@@ -106,6 +107,45 @@ TEST_F(SpoolFileTest, ALostSpoolGetsAnotherName) {
   ASSERT_TRUE(RemoveTree(dir_.File("spool/id")).ok());
   EXPECT_THAT(Reopen(), IsEmpty());
   EXPECT_NE(file_->id(), before);
+}
+
+// Days without the coordinator must not fill the disk, whatever else waits.
+TEST_F(SpoolFileTest, IsBoundedWhileNothingIsAcknowledged) {
+  v1::LogLine line;
+  line.set_text(std::string(100'000, 'x'));
+  v1::CheckpointWritten written;
+  {
+    auto file = SpoolFile::Open(dir_.File("spool"));
+    Spool spool(file->get(), {.logs = 3});
+    for (int i = 1; i <= 300; ++i) {
+      if (i % 100 == 1) {
+        written.set_path(absl::StrCat("/c/step-", i, ".g1"));
+        spool.AddCheckpoint("j", written);
+      }
+      spool.AddLog("j", line);
+    }
+    EXPECT_LE(Segments().size(), 2u);
+  }
+  auto file = SpoolFile::Open(dir_.File("spool"));
+  Spool spool(file->get(), {.logs = 3});
+  EXPECT_EQ(spool.logs_waiting(), 3u);
+  v1::SynchronizeRequest request;
+  spool.Fill(&request);
+  ASSERT_EQ(request.checkpoints_size(), 3);
+  EXPECT_EQ(request.checkpoints(0).checkpoint().path(), "/c/step-1.g1");
+  EXPECT_LT(request.checkpoints(0).number(), request.checkpoints(1).number());
+}
+
+TEST_F(SpoolFileTest, AnIdThatCannotBeReadCostsNoRecord) {
+  Reopen();
+  file_->Append(SpoolKind::kProgress, 1, "one");
+  file_.reset();
+  ASSERT_EQ(::rename(dir_.File("spool/id").c_str(), dir_.File("id").c_str()), 0);
+  ASSERT_TRUE(MakeDirs(dir_.File("spool/id")).ok());  // reading it fails with EISDIR
+  EXPECT_FALSE(SpoolFile::Open(dir_.File("spool")).ok());
+  ASSERT_TRUE(RemoveTree(dir_.File("spool/id")).ok());
+  ASSERT_EQ(::rename(dir_.File("id").c_str(), dir_.File("spool/id").c_str()), 0);
+  EXPECT_THAT(Reopen(), ElementsAre("1:1:one"));
 }
 
 TEST_F(SpoolFileTest, ASpoolGoesOnWhereTheOneBeforeEnded) {

@@ -20,8 +20,11 @@ Spool::Spool(SpoolFile* file, SpoolLimits limits) : file_(file), limits_(limits)
   if (file_ == nullptr) return;
   used_ = file_->Replay(
       [this](SpoolKind kind, int64_t, std::string_view bytes) { Restore(kind, bytes); });
-  if (added_ > 0) {
-    MF_LOG(INFO) << added_ << " records were spooled before this start; the coordinator is told of "
+  const size_t restored =
+      progress_.size() + logs_.size() + checkpoints_.size() + corruptions_.size();
+  if (restored > 0) {
+    MF_LOG(INFO) << restored
+                 << " records were spooled before this start; the coordinator is told of "
                  << "those that it has not heard";
   }
 }
@@ -31,25 +34,42 @@ void Spool::Restore(SpoolKind kind, std::string_view bytes) {
     spooled.ParseFromArray(bytes.data(), static_cast<int>(bytes.size()));
     return spooled;
   };
-  ++added_;
+  // One that was carried over to a newer segment comes twice.
+  const auto push = [](auto spooled, auto& queue) {
+    if (!queue.empty() && spooled.number() <= queue.back().number()) return;
+    queue.push_back(std::move(spooled));
+  };
   switch (kind) {
     case SpoolKind::kProgress:
       return Push(parse(v1::SpooledProgress()));
     case SpoolKind::kLog:
       return Push(parse(v1::SpooledLog()));
     case SpoolKind::kCheckpoint:
-      checkpoints_.push_back(parse(v1::SpooledCheckpoint()));
-      return;
+      return push(parse(v1::SpooledCheckpoint()), checkpoints_);
     case SpoolKind::kCorruption:
-      corruptions_.push_back(parse(v1::SpooledCorruption()));
-      return;
+      return push(parse(v1::SpooledCorruption()), corruptions_);
   }
 }
 
 template <typename Spooled>
-void Spool::Append(SpoolKind kind, const Spooled& spooled) {
-  ++added_;
-  if (file_ != nullptr) file_->Append(kind, spooled.number(), spooled.SerializeAsString());
+bool Spool::Append(SpoolKind kind, const Spooled& spooled) {
+  return file_ != nullptr && file_->Append(kind, spooled.number(), spooled.SerializeAsString());
+}
+
+template <typename Spooled>
+void Spool::CarryOver(SpoolKind kind, const std::deque<Spooled>& queue) {
+  const int64_t segment = file_->segment();
+  for (const Spooled& spooled : queue) {
+    file_->Append(kind, spooled.number(), spooled.SerializeAsString());
+    if (file_->failing()) return;
+  }
+  file_->IsRepeatedFrom(segment, kind);
+}
+
+void Spool::CarryOver() {
+  CarryOver(SpoolKind::kCheckpoint, checkpoints_);
+  CarryOver(SpoolKind::kCorruption, corruptions_);
+  ForgetInFile();
 }
 
 void Spool::AddProgress(const std::string& job_id, const v1::ProgressRecord& record) {
@@ -57,8 +77,9 @@ void Spool::AddProgress(const std::string& job_id, const v1::ProgressRecord& rec
   spooled.set_number(++used_[SpoolKind::kProgress]);
   spooled.set_job_id(job_id);
   *spooled.mutable_record() = record;
-  Append(SpoolKind::kProgress, spooled);
+  const bool begun = Append(SpoolKind::kProgress, spooled);
   Push(std::move(spooled));
+  if (begun) CarryOver();
 }
 
 void Spool::Push(v1::SpooledProgress spooled) {
@@ -77,8 +98,9 @@ void Spool::AddLog(const std::string& job_id, const v1::LogLine& line) {
   spooled.set_number(++used_[SpoolKind::kLog]);
   spooled.set_job_id(job_id);
   *spooled.mutable_line() = line;
-  Append(SpoolKind::kLog, spooled);
+  const bool begun = Append(SpoolKind::kLog, spooled);
   Push(std::move(spooled));
+  if (begun) CarryOver();
 }
 
 void Spool::Push(v1::SpooledLog spooled) {
@@ -101,16 +123,18 @@ void Spool::DropOldestLog() {
 
 void Spool::AddCheckpoint(const std::string& job_id, const v1::CheckpointWritten& checkpoint) {
   for (const v1::SpooledCheckpoint& waiting : checkpoints_) {
-    if (waiting.checkpoint().path() == checkpoint.path()) return;
+    if (waiting.checkpoint().path() != checkpoint.path()) continue;
+    if (waiting.checkpoint().final() || !checkpoint.final()) return;
   }
   v1::SpooledCheckpoint spooled;
   spooled.set_number(++used_[SpoolKind::kCheckpoint]);
   spooled.set_job_id(job_id);
   *spooled.mutable_checkpoint() = checkpoint;
-  Append(SpoolKind::kCheckpoint, spooled);
+  const bool begun = Append(SpoolKind::kCheckpoint, spooled);
   checkpoints_.push_back(std::move(spooled));
   // Nothing is lost with an old report: the folder stays, and the newest is what matters.
   if (checkpoints_.size() > limits_.checkpoints) checkpoints_.pop_front();
+  if (begun) CarryOver();
 }
 
 void Spool::AddCorruption(const std::string& job_id, const v1::CheckpointCorrupt& corruption) {
@@ -118,9 +142,10 @@ void Spool::AddCorruption(const std::string& job_id, const v1::CheckpointCorrupt
   spooled.set_number(++used_[SpoolKind::kCorruption]);
   spooled.set_job_id(job_id);
   *spooled.mutable_corruption() = corruption;
-  Append(SpoolKind::kCorruption, spooled);
+  const bool begun = Append(SpoolKind::kCorruption, spooled);
   corruptions_.push_back(std::move(spooled));
   if (corruptions_.size() > limits_.checkpoints) corruptions_.pop_front();
+  if (begun) CarryOver();
 }
 
 bool Spool::Fill(v1::SynchronizeRequest* request) const {
@@ -129,9 +154,10 @@ bool Spool::Fill(v1::SynchronizeRequest* request) const {
     *request->add_progress() = progress_[i];
   }
   if (gap_lines_ > 0) *request->add_logs() = gap_;
+  const size_t room = limit - static_cast<size_t>(request->logs_size());
   size_t bytes = 0;
   size_t lines = 0;
-  while (lines < std::min(limit, logs_.size()) && bytes < limits_.log_bytes_a_call) {
+  while (lines < std::min(room, logs_.size()) && bytes < limits_.log_bytes_a_call) {
     bytes += logs_[lines].line().text().size();
     *request->add_logs() = logs_[lines++];
   }

@@ -35,7 +35,8 @@ class Spool {
   // line in their place.
   void AddProgress(const std::string& job_id, const v1::ProgressRecord& record);
   void AddLog(const std::string& job_id, const v1::LogLine& line);
-  // Does nothing when the same folder waits already: trainers repeat their reports.
+  // Does nothing when the same folder waits already, found by the agent before its trainer told of
+  // it or the other way round, unless this report says that it is final and that one does not.
   void AddCheckpoint(const std::string& job_id, const v1::CheckpointWritten& checkpoint);
   void AddCorruption(const std::string& job_id, const v1::CheckpointCorrupt& corruption);
 
@@ -46,8 +47,6 @@ class Spool {
   std::vector<v1::SpooledCheckpoint> Acknowledge(const v1::SynchronizeResponse& response);
 
   bool empty() const;
-  // Grows with everything added: tells whether there is something new since a call was made.
-  int64_t added() const { return added_; }
   int64_t dropped_progress() const { return dropped_progress_; }
   int64_t dropped_logs() const { return dropped_logs_; }
   size_t progress_waiting() const { return progress_.size(); }
@@ -56,16 +55,21 @@ class Spool {
 
  private:
   void Restore(SpoolKind kind, std::string_view bytes);
+  // True when a segment of the file was begun with it.
   template <typename Spooled>
-  void Append(SpoolKind kind, const Spooled& spooled);
+  bool Append(SpoolKind kind, const Spooled& spooled);
   void Push(v1::SpooledProgress spooled);
   void Push(v1::SpooledLog spooled);
   void DropOldestLog();
   void ForgetInFile();
+  // Writes what waits long and is little into the segment just begun, so that the older ones can
+  // go.
+  void CarryOver();
+  template <typename Spooled>
+  void CarryOver(SpoolKind kind, const std::deque<Spooled>& queue);
 
   SpoolFile* const file_;
   const SpoolLimits limits_;
-  int64_t added_ = 0;
   SpoolNumbers used_;
   std::deque<v1::SpooledProgress> progress_;
   std::deque<v1::SpooledLog> logs_;

@@ -1,6 +1,7 @@
 #include "worker/agent/spool_file.h"
 
 #include <fcntl.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <cerrno>
@@ -73,6 +74,8 @@ absl::StatusOr<std::unique_ptr<SpoolFile>> SpoolFile::Open(const std::string& fo
 absl::Status SpoolFile::Load() {
   const std::string id_path = JoinPath(folder_, "id");
   absl::StatusOr<std::string> id = ReadFile(id_path, kMaxRecordBytes);
+  // What cannot be read now may be there the next time.
+  if (!id.ok() && !absl::IsNotFound(id.status())) return id.status();
   ASSIGN_OR_RETURN(const std::vector<std::string> names, ListDir(folder_));
   for (const std::string& name : names) {
     Segment segment;
@@ -84,11 +87,10 @@ absl::Status SpoolFile::Load() {
     if (!id.ok()) RETURN_IF_ERROR(RemoveTree(JoinPath(folder_, name)));
     if (id.ok()) segments_.push_back(segment);
   }
-  if (absl::IsNotFound(id.status()) || (id.ok() && segments_.empty())) {
+  if (!id.ok() || segments_.empty()) {
     id = RandomUuid();
     RETURN_IF_ERROR(WriteFileDurably(id_path, *id));
   }
-  RETURN_IF_ERROR(id);
   id_ = std::string(absl::StripAsciiWhitespace(*id));
   std::sort(segments_.begin(), segments_.end(),
             [](const Segment& a, const Segment& b) { return a.number < b.number; });
@@ -156,8 +158,15 @@ absl::Status SpoolFile::BeginSegment() {
   fd_ = std::move(fd);
   size_ = 0;
   segments_.push_back({number, {}});
-  return Write(kNumbersRecord, 0,
-               {reinterpret_cast<const char*>(used_.of.data()), sizeof(used_.of)});
+  const absl::Status status =
+      Write(kNumbersRecord, 0, {reinterpret_cast<const char*>(used_.of.data()), sizeof(used_.of)});
+  if (!status.ok()) {
+    // Without the numbers it must not outlive the segments that have them.
+    fd_.Reset();
+    segments_.pop_back();
+    ::unlink(path.c_str());
+  }
+  return status;
 }
 
 absl::Status SpoolFile::Write(uint8_t kind, int64_t number, std::string_view bytes) {
@@ -176,23 +185,35 @@ absl::Status SpoolFile::Write(uint8_t kind, int64_t number, std::string_view byt
   return ErrnoStatus(error, "cannot write to", PathOf(segments_.back().number));
 }
 
-void SpoolFile::Append(SpoolKind kind, int64_t number, std::string_view bytes) {
+bool SpoolFile::Append(SpoolKind kind, int64_t number, std::string_view bytes) {
   used_[kind] = std::max(used_[kind], number);
   absl::Status status;
+  bool begun = false;
   if (bytes.size() + kBodyHead > kMaxRecordBytes) {
     status = absl::OutOfRangeError(absl::StrCat("a record of ", bytes.size(), " bytes"));
   } else {
-    if (!fd_.valid() || size_ >= kSegmentBytes) status = BeginSegment();
+    if (!fd_.valid() || size_ >= kSegmentBytes) {
+      status = BeginSegment();
+      begun = status.ok();
+    }
     if (status.ok()) status = Write(static_cast<uint8_t>(kind), number, bytes);
   }
   if (status.ok()) {
-    segments_.back().newest[kind] = number;
+    int64_t& newest = segments_.back().newest[kind];
+    newest = std::max(newest, number);
   } else if (!failing_) {
     MF_LOG(ERROR) << "the spool cannot be written, so an agent that is killed loses what the "
                      "coordinator has not heard: "
                   << status;
   }
   failing_ = !status.ok();
+  return begun;
+}
+
+void SpoolFile::IsRepeatedFrom(int64_t segment, SpoolKind kind) {
+  for (Segment& older : segments_) {
+    if (older.number < segment) older.newest[kind] = 0;
+  }
 }
 
 void SpoolFile::Forget(const SpoolNumbers& oldest) {
@@ -204,12 +225,17 @@ void SpoolFile::Forget(const SpoolNumbers& oldest) {
   };
   if (segments_.empty()) return;
   if (size_ > kIdleBytes && !is_waiting(segments_.back()) && !BeginSegment().ok()) return;
-  while (segments_.size() > 1 && !is_waiting(segments_.front())) {
-    if (const absl::Status status = RemoveTree(PathOf(segments_.front().number)); !status.ok()) {
+  if (!fd_.valid()) return;  // none of them is sure to be followed by one with the numbers
+  for (auto segment = segments_.begin(); segment + 1 != segments_.end();) {
+    if (is_waiting(*segment)) {
+      ++segment;
+      continue;
+    }
+    if (const absl::Status status = RemoveTree(PathOf(segment->number)); !status.ok()) {
       MF_LOG(WARNING) << "a spool segment that is done with stays: " << status;
       return;
     }
-    segments_.pop_front();
+    segment = segments_.erase(segment);
   }
 }
 

@@ -1,8 +1,9 @@
 // The spool on disk: what the agent has to tell outlives the agent.
 //
 // Records are appended to segments, each with a checksum; a segment goes when nothing in it is
-// waiting any more. Nothing is synced: a killed process loses nothing that it wrote, a machine that
-// loses power may lose the last seconds, and a torn tail is left out.
+// waiting any more, or what is has been written again into a newer one. Nothing is synced: a killed
+// process loses nothing that it wrote, a machine that loses power may lose the last seconds, and a
+// torn tail is left out.
 #pragma once
 
 #include <array>
@@ -44,12 +45,20 @@ class SpoolFile {
       const std::function<void(SpoolKind, int64_t number, std::string_view bytes)>& take);
 
   // A record that cannot be written (a full disk) is said in the log, once; it lives in memory
-  // then.
-  void Append(SpoolKind kind, int64_t number, std::string_view bytes);
+  // then. A number that was used before may be written again. True when a segment was begun for it.
+  bool Append(SpoolKind kind, int64_t number, std::string_view bytes);
 
   // Deletes segments in which nothing is waiting. `oldest`: the oldest number of each kind that is;
   // one above the newest used where none is.
   void Forget(const SpoolNumbers& oldest);
+
+  // The number of the segment that is written to; and that older ones hold nothing of `kind` that
+  // is not in it or in newer ones too.
+  int64_t segment() const { return segments_.empty() ? 0 : segments_.back().number; }
+  void IsRepeatedFrom(int64_t segment, SpoolKind kind);
+
+  // The last record could not be written.
+  bool failing() const { return failing_; }
 
  private:
   struct Segment {
