@@ -250,23 +250,14 @@ bool Supervisor::Fill(v1::SynchronizeRequest* request) const {
 }
 
 void Supervisor::Acknowledge(const v1::SynchronizeResponse& response) {
-  std::vector<std::pair<size_t, v1::TrainerOrder>> orders;
   bool forgot = false;
   {
     MutexLock lock(mutex_);
     for (const v1::SpooledCheckpoint& known : spool_.Acknowledge(response)) {
       forgot |= adopted_.erase(known.job_id()) > 0;
-      v1::TrainerOrder order;
-      order.mutable_checkpoint_acknowledged()->set_step(known.checkpoint().step());
-      for (size_t i = 0; i < slots_.size(); ++i) {
-        if (slots_[i].running() && slots_[i].start.job_id() == known.job_id()) {
-          orders.emplace_back(i, order);
-        }
-      }
     }
     UpdateSpoolMetrics();
   }
-  for (const auto& [index, order] : orders) Send(index, order);
   if (forgot) RememberJobs();
 }
 
