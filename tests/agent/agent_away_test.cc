@@ -22,7 +22,9 @@ TEST_F(AgentTest, LooksForUnreportedCheckpointsOfItsJobsWhileTheCoordinatorIsAwa
   v1::DesiredDevice desired = Desired("wait");
   desired.mutable_start()->set_checkpoint_dir(dir_.File("shared"));
   const std::string known = dir_.File("shared") + "/step-2.g1";
-  desired.mutable_start()->add_resume_points()->set_path(known);
+  v1::ResumePoint& point = *desired.mutable_start()->add_resume_points();
+  point.set_path(known);
+  point.set_step(2);
   coordinator_.Want({desired});
   ASSERT_TRUE(coordinator_.WaitUntil(IsTraining));
   coordinator_.GoAway();

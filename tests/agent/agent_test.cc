@@ -193,6 +193,7 @@ TEST_F(AgentTest, VerifiesAndDeletesFoldersAsAsked) {
   coordinator_.AskVerify(folder);
   ASSERT_TRUE(coordinator_.WaitUntil([&](const Heard& h) { return h.verified.count(folder); }));
   EXPECT_FALSE(coordinator_.heard().verified.at(folder).valid());
+  EXPECT_FALSE(coordinator_.heard().verified.at(folder).unreadable()) << "it is there, and empty";
   EXPECT_NE(coordinator_.heard().verified.at(folder).detail(), "");
   coordinator_.AskDelete(dir_.File("precious"));
   coordinator_.AskDelete(folder);

@@ -19,6 +19,8 @@ constexpr absl::Duration kFirstBackoff = absl::Milliseconds(50);
 constexpr absl::Duration kLongestBackoff = absl::Seconds(1);
 // Between two calls, so that a coordinator that answers at once for ever is not flooded.
 constexpr absl::Duration kLeastPause = absl::Milliseconds(2);
+// Longer than it takes to read a checkpoint of a few GB from a storage that answers.
+constexpr absl::Duration kAdoptionWait = absl::Seconds(5);
 // A call and its successor: the coordinator answers the older at once when the newer arrives.
 constexpr size_t kMostInFlight = 2;
 
@@ -89,8 +91,19 @@ void Agent::Notify(Urgency urgency) {
   changed_.SignalAll();
 }
 
+// What trainers had finished when the agent before this one died is best told before the
+// coordinator starts their job again; but a storage that hangs must not keep this worker from it.
+void Agent::Adopt() {
+  caretaker_.Adopt(supervisor_.JobsBefore());
+  if (!caretaker_.WaitUntilAdopted(kAdoptionWait)) {
+    MF_LOG(WARNING) << "the search for checkpoints of jobs that ran here before goes on for more "
+                    << "than " << absl::FormatDuration(kAdoptionWait)
+                    << ": what it finds is told later";
+  }
+}
+
 void Agent::Run() {
-  supervisor_.Adopt();
+  Adopt();
   while (!Drained()) {
     supervisor_.Apply(desired_, drain_started_ != absl::InfiniteDuration());
     StartCallIfDue();

@@ -44,6 +44,7 @@ class Agent {
  private:
   struct Call;
 
+  void Adopt();
   void StartCallIfDue();
   void WaitForEvent();
   void CollectCalls();

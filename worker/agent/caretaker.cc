@@ -3,14 +3,19 @@
 #include <algorithm>
 #include <utility>
 
+#include "absl/strings/str_cat.h"
+#include "common/durable_file.h"
 #include "common/logging.h"
 #include "worker/agent/found_checkpoint.h"
 #include "worker/formats/checkpoint.h"
+#include "worker/formats/storage_marker.h"
 
 namespace mindforge {
 namespace {
 
 constexpr size_t kMaxTasks = 10'000;
+// What the coordinator takes in one call.
+constexpr int kMaxTold = 1000;
 
 bool HasCheckpointName(const std::string& path) {
   int64_t step = 0;
@@ -18,6 +23,27 @@ bool HasCheckpointName(const std::string& path) {
   const size_t slash = path.rfind('/');
   return path.starts_with('/') &&
          ParseCheckpointFolderName(path.substr(slash + 1), &step, &generation);
+}
+
+// The content is damaged, whoever reads it; anything else may be this worker's trouble, or today's.
+bool IsDamage(const absl::Status& status) {
+  return absl::IsDataLoss(status) || absl::IsInvalidArgument(status);
+}
+
+// OK: the folder is gone from the storage that it was on. A path that leads nowhere proves nothing
+// where that storage is not mounted.
+absl::Status DeleteCheckpoint(const std::string& path) {
+  if (!PathExists(path)) {
+    const std::string parent = path.substr(0, path.rfind('/'));
+    if (const auto marker = ReadStorageMarker(parent); !marker.ok()) {
+      return absl::Status(marker.status().code(),
+                          absl::StrCat("neither it nor the marker of its storage is to be seen (",
+                                       std::string(marker.status().message()),
+                                       "); mount the storage of checkpoint.dir on this worker"));
+    }
+    return absl::OkStatus();
+  }
+  return RemoveCheckpoint(path);
 }
 
 }  // namespace
@@ -37,6 +63,7 @@ Caretaker::~Caretaker() {
 void Caretaker::Queue(Task task) {
   // Beyond the limit nothing is lost: the coordinator asks again.
   if (known_.size() >= kMaxTasks || !known_.insert(task).second) return;
+  if (task.kind == Task::Kind::kAdopt) ++adopting_;
   queue_.push_back(std::move(task));
   changed_.SignalAll();
 }
@@ -44,6 +71,7 @@ void Caretaker::Queue(Task task) {
 void Caretaker::Accept(const v1::SynchronizeResponse& response) {
   MutexLock lock(mutex_);
   for (const std::string& path : response.verify_paths()) Queue({Task::Kind::kVerify, path, ""});
+  asked_deletions_ = {response.delete_paths().begin(), response.delete_paths().end()};
   for (const std::string& path : response.delete_paths()) {
     if (HasCheckpointName(path)) {
       Queue({Task::Kind::kDelete, path, ""});
@@ -59,10 +87,33 @@ void Caretaker::Look(const std::string& job_id, const std::string& folder) {
   Queue({Task::Kind::kLook, folder, job_id});
 }
 
+void Caretaker::Adopt(const std::map<std::string, std::string>& folders_by_job) {
+  MutexLock lock(mutex_);
+  for (const auto& [job_id, folder] : folders_by_job) {
+    MF_LOG(INFO) << "job " << job_id << " ran here before: its newest sound checkpoint is looked "
+                 << "for in " << folder;
+    Queue({Task::Kind::kAdopt, folder, job_id});
+  }
+}
+
+bool Caretaker::WaitUntilAdopted(absl::Duration timeout) {
+  MutexLock lock(mutex_);
+  return changed_.WaitFor(mutex_, timeout, [this] {
+    mutex_.AssertHeld();
+    return adopting_ == 0;
+  });
+}
+
 void Caretaker::Fill(v1::SynchronizeRequest* request) const {
   MutexLock lock(mutex_);
-  for (const v1::VerifyResult& result : verified_) *request->add_verify_results() = result;
-  for (const std::string& path : deleted_) request->add_deleted_paths(path);
+  for (const v1::VerifyResult& result : verified_) {
+    if (request->verify_results_size() == kMaxTold) break;
+    *request->add_verify_results() = result;
+  }
+  for (const std::string& path : deleted_) {
+    if (request->deleted_paths_size() == kMaxTold) break;
+    request->add_deleted_paths(path);
+  }
 }
 
 void Caretaker::Delivered(const v1::SynchronizeRequest& request) {
@@ -77,60 +128,138 @@ void Caretaker::Delivered(const v1::SynchronizeRequest& request) {
   }
 }
 
+absl::Duration Caretaker::PutOff(const Task& task) {
+  Retry& retry = retries_[task];
+  retry.pause =
+      retry.pause == absl::ZeroDuration() ? kFirstRetry : std::min(2 * retry.pause, kLongestRetry);
+  retry.at = clock_.MonotonicNow() + retry.pause;
+  return retry.pause;
+}
+
+absl::Duration Caretaker::QueueRetries() {
+  const absl::Duration now = clock_.MonotonicNow();
+  absl::Duration next = absl::InfiniteDuration();
+  for (auto it = retries_.begin(); it != retries_.end();) {
+    const Task task = it->first;
+    Retry& retry = it->second;
+    ++it;
+    if (task.kind != Task::Kind::kDelete || retry.at == absl::InfiniteDuration()) continue;
+    if (retry.at > now) {
+      next = std::min(next, retry.at);
+    } else if (asked_deletions_.count(task.path) == 0) {
+      known_.erase(task);  // another worker has done it by now
+      retries_.erase(task);
+    } else {
+      retry.at = absl::InfiniteDuration();  // until it has failed again
+      queue_.push_back(task);
+    }
+  }
+  return next;
+}
+
 void Caretaker::Run() {
   while (true) {
     Task task;
     {
       MutexLock lock(mutex_);
-      while (!stopping_ && queue_.empty()) changed_.Wait(mutex_);
-      if (stopping_) return;
+      while (true) {
+        const absl::Duration next = QueueRetries();
+        if (stopping_) return;
+        if (!queue_.empty()) break;
+        changed_.WaitFor(mutex_, next - clock_.MonotonicNow());
+      }
       task = std::move(queue_.front());
       queue_.pop_front();
     }
-    if (task.kind == Task::Kind::kLook) {
-      LookFor(task);
-      continue;
-    }
     Do(task);
-    on_done_();
   }
-}
-
-void Caretaker::LookFor(const Task& task) {
-  const auto wanted = [&](const std::string& path) {
-    MutexLock lock(mutex_);
-    return refused_.count(path) == 0 && supervisor_.IsNewCheckpoint(task.job_id, path);
-  };
-  FindCheckpoints(task.job_id, task.path, wanted, [&](const std::string& path, const auto& found) {
-    if (found.ok()) return supervisor_.Found(task.job_id, *found);
-    MF_LOG(WARNING) << path << " is not taken up: " << found.status();
-    MutexLock lock(mutex_);
-    if (refused_.size() < kMaxTasks) refused_.insert(path);
-  });
-  MutexLock lock(mutex_);
-  known_.erase(task);
 }
 
 void Caretaker::Do(const Task& task) {
-  if (task.kind == Task::Kind::kVerify) {
-    const absl::Status status = VerifyCheckpoint(task.path);
-    v1::VerifyResult result;
-    result.set_path(task.path);
-    result.set_valid(status.ok());
-    result.set_detail(std::string(status.message()));
+  switch (task.kind) {
+    case Task::Kind::kVerify:
+      return Verify(task.path);
+    case Task::Kind::kDelete:
+      return Delete(task);
+    case Task::Kind::kLook:
+    case Task::Kind::kAdopt:
+      return LookFor(task);
+  }
+}
+
+void Caretaker::Verify(const std::string& path) {
+  const absl::Status status = VerifyCheckpoint(path);
+  v1::VerifyResult result;
+  result.set_path(path);
+  result.set_valid(status.ok());
+  result.set_unreadable(!status.ok() && !IsDamage(status));
+  result.set_detail(std::string(status.message()));
+  {
     MutexLock lock(mutex_);
     verified_.push_back(std::move(result));
-    return;
   }
-  const absl::Status status = RemoveCheckpoint(task.path);
-  MutexLock lock(mutex_);
-  if (status.ok()) {
+  on_done_();
+}
+
+void Caretaker::Delete(const Task& task) {
+  const absl::Status status = DeleteCheckpoint(task.path);
+  {
+    MutexLock lock(mutex_);
+    if (!status.ok()) {
+      // Kept, so that the coordinator's asking again does not start it again.
+      const absl::Duration pause = PutOff(task);
+      MF_LOG(WARNING) << "cannot delete " << task.path << ": " << status << "; tried again in "
+                      << absl::FormatDuration(pause);
+      return;
+    }
+    retries_.erase(task);
     deleted_.push_back(task.path);
-  } else {
-    // Forgotten here, so that the coordinator's next asking is another try.
-    MF_LOG(WARNING) << "cannot delete " << task.path << ": " << status;
-    known_.erase(task);
   }
+  on_done_();
+}
+
+bool Caretaker::MayRead(const Task& search, const std::string& path) const {
+  if (stopping_ || refused_.count(path) > 0) return false;
+  const auto put_off = retries_.find({search.kind, path, search.job_id});
+  return put_off == retries_.end() || clock_.MonotonicNow() >= put_off->second.at;
+}
+
+void Caretaker::LookFor(const Task& task) {
+  const bool adopting = task.kind == Task::Kind::kAdopt;
+  bool done = false;
+  bool sure = true;  // that there is none, unless one is found
+  const auto wanted = [&](const CheckpointFolder& folder) {
+    if (done || (!adopting && !supervisor_.IsNewCheckpoint(task.job_id, folder.step))) return false;
+    MutexLock lock(mutex_);
+    sure = sure && !stopping_;
+    return MayRead(task, folder.path);
+  };
+  const auto take = [&](const CheckpointFolder& folder, const auto& found) {
+    if (found.ok()) {
+      done = true;  // older ones would not be gone on from
+      return supervisor_.Found(task.job_id, *found);
+    }
+    MutexLock lock(mutex_);
+    MF_LOG(WARNING) << folder.path << " is not taken up: " << found.status();
+    if (IsDamage(found.status()) || absl::IsFailedPrecondition(found.status())) {
+      if (refused_.size() < kMaxTasks) refused_.insert(folder.path);
+      return;
+    }
+    sure = false;
+    if (!adopting && retries_.size() < kMaxTasks) {
+      PutOff({task.kind, folder.path, task.job_id});
+    }
+  };
+  const absl::Status listed = FindCheckpoints(task.job_id, task.path, wanted, take);
+  if (adopting && listed.ok() && sure && !done) supervisor_.NothingFound(task.job_id);
+  MutexLock lock(mutex_);
+  if (!listed.ok() && unlisted_.insert(task.path).second) {
+    MF_LOG(WARNING) << "cannot look for checkpoints in " << task.path << ": " << listed;
+  }
+  if (listed.ok()) unlisted_.erase(task.path);
+  known_.erase(task);
+  if (adopting) --adopting_;
+  changed_.SignalAll();
 }
 
 }  // namespace mindforge

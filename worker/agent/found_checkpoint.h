@@ -13,18 +13,18 @@
 namespace mindforge {
 
 // Reads the folder back and describes it as its trainer would have reported it, except for `final`.
-// DATA_LOSS: it does not read back. FAILED_PRECONDITION: it is another job's.
+// DATA_LOSS or INVALID_ARGUMENT: it does not read back. FAILED_PRECONDITION: it is another job's.
+// Others: it could not be read, here and now.
 absl::StatusOr<v1::CheckpointWritten> DescribeCheckpoint(const std::string& job_id,
                                                          const CheckpointFolder& folder);
 
-// The newest checkpoint in `dir` that reads back right; none: an empty path.
-v1::CheckpointWritten FindNewestCheckpoint(const std::string& job_id, const std::string& dir);
-
-// Calls `found` with what each checkpoint in `dir` is whose path `wanted` wants, newest first.
+// Calls `found` with what each checkpoint in `dir` is that `wanted` wants, newest first; each is
+// asked for just before it would be read. Fails when `dir` cannot be listed; a missing one has
+// none.
 using Found =
-    std::function<void(const std::string& path, const absl::StatusOr<v1::CheckpointWritten>&)>;
-void FindCheckpoints(const std::string& job_id, const std::string& dir,
-                     const std::function<bool(const std::string& path)>& wanted,
-                     const Found& found);
+    std::function<void(const CheckpointFolder&, const absl::StatusOr<v1::CheckpointWritten>&)>;
+absl::Status FindCheckpoints(const std::string& job_id, const std::string& dir,
+                             const std::function<bool(const CheckpointFolder&)>& wanted,
+                             const Found& found);
 
 }  // namespace mindforge

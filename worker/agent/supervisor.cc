@@ -2,6 +2,7 @@
 
 #include <signal.h>
 
+#include <algorithm>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -9,7 +10,6 @@
 #include "common/logging.h"
 #include "common/net.h"
 #include "common/status_macros.h"
-#include "worker/agent/found_checkpoint.h"
 #include "worker/agent/log_lines.h"
 #include "worker/agent/store_socket.h"
 #include "worker/agent/trainer_exit.h"
@@ -33,6 +33,7 @@ Supervisor::Supervisor(const AgentOptions& options, const std::vector<v1::Device
       on_change_(std::move(on_change)),
       slots_(devices.size()),
       spool_(&identity.spool_file()),
+      jobs_before_(identity.jobs_before()),
       trainers_(devices.size()) {
   MutexLock lock(mutex_);
   for (size_t i = 0; i < devices.size(); ++i) slots_[i].device = devices[i];
@@ -41,16 +42,9 @@ Supervisor::Supervisor(const AgentOptions& options, const std::vector<v1::Device
 
 Supervisor::~Supervisor() { trainers_.clear(); }
 
-void Supervisor::Adopt() {
-  for (const auto& [job_id, dir] : identity_.jobs_before()) {
-    const v1::CheckpointWritten written = FindNewestCheckpoint(job_id, dir);
-    if (written.path().empty()) continue;
-    MF_LOG(INFO) << "job " << job_id << ": ran here before; its newest sound checkpoint is "
-                 << written.path();
-    MutexLock lock(mutex_);
-    AddCheckpoint(job_id, written);
-    adopted_[job_id] = dir;
-  }
+std::map<std::string, std::string> Supervisor::JobsBefore() const {
+  MutexLock lock(mutex_);
+  return jobs_before_;
 }
 
 std::map<std::string, std::string> Supervisor::JobFolders() const {
@@ -62,10 +56,10 @@ std::map<std::string, std::string> Supervisor::JobFolders() const {
   return folders;
 }
 
-bool Supervisor::IsNewCheckpoint(const std::string& job_id, const std::string& path) const {
+bool Supervisor::IsNewCheckpoint(const std::string& job_id, int64_t step) const {
   MutexLock lock(mutex_);
-  const auto known = known_checkpoints_.find(job_id);
-  return known != known_checkpoints_.end() && known->second.count(path) == 0;
+  const auto newest = newest_known_.find(job_id);
+  return newest != newest_known_.end() && step > newest->second;
 }
 
 void Supervisor::Found(const std::string& job_id, const v1::CheckpointWritten& checkpoint) {
@@ -77,6 +71,11 @@ void Supervisor::Found(const std::string& job_id, const v1::CheckpointWritten& c
     UpdateSpoolMetrics();
   }
   on_change_(Urgency::kAtOnce);
+}
+
+void Supervisor::NothingFound(const std::string& job_id) {
+  MutexLock lock(mutex_);
+  jobs_before_.erase(job_id);
 }
 
 void Supervisor::Apply(const google::protobuf::RepeatedPtrField<v1::DesiredDevice>& desired,
@@ -149,8 +148,10 @@ void Supervisor::Start(size_t index, const v1::DesiredDevice& desired) {
       fresh.rendezvous = HostPort{options_.advertise, store->port}.ToString();
     }
     slots_[index] = std::move(fresh);
-    std::set<std::string>& known = known_checkpoints_[start.job_id()];
-    for (const v1::ResumePoint& point : start.resume_points()) known.insert(point.path());
+    int64_t& newest = newest_known_[start.job_id()] = -1;
+    for (const v1::ResumePoint& point : start.resume_points()) {
+      newest = std::max(newest, point.step());
+    }
   }
   RememberJobs();
   const auto start_process = [&]() -> absl::StatusOr<std::unique_ptr<TrainerProcess>> {
@@ -190,7 +191,7 @@ void Supervisor::Forget(size_t index) {
     for (const Slot& slot : slots_) elsewhere |= slot.start.job_id() == job_id;
     if (!elsewhere) {
       metrics_.RemoveJob(job_id);
-      known_checkpoints_.erase(job_id);
+      newest_known_.erase(job_id);
     }
   }
   RememberJobs();
@@ -210,7 +211,7 @@ void Supervisor::RememberJobs() {
   std::map<std::string, std::string> jobs;
   {
     MutexLock lock(mutex_);
-    jobs = adopted_;
+    jobs = jobs_before_;
     for (const Slot& slot : slots_) {
       if (slot.busy()) jobs[slot.start.job_id()] = slot.start.checkpoint_dir();
     }
@@ -254,7 +255,7 @@ void Supervisor::Acknowledge(const v1::SynchronizeResponse& response) {
   {
     MutexLock lock(mutex_);
     for (const v1::SpooledCheckpoint& known : spool_.Acknowledge(response)) {
-      forgot |= adopted_.erase(known.job_id()) > 0;
+      forgot |= jobs_before_.erase(known.job_id()) > 0;
     }
     UpdateSpoolMetrics();
   }

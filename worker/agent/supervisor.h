@@ -6,7 +6,6 @@
 #include <map>
 #include <memory>
 #include <optional>
-#include <set>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -25,7 +24,7 @@ namespace mindforge {
 // How soon the coordinator should hear of a change.
 enum class Urgency { kBatched, kAtOnce };
 
-// Thread-safe, except that Apply, Adopt, StopAll and KillAll are for one thread, which must outlive
+// Thread-safe, except that Apply, StopAll and KillAll are for one thread, which must outlive
 // the trainers (they die with it). Borrows options, identity and metrics.
 class Supervisor {
  public:
@@ -36,15 +35,18 @@ class Supervisor {
   Supervisor(const Supervisor&) = delete;
   Supervisor& operator=(const Supervisor&) = delete;
 
-  // Reports the newest sound checkpoint of each job that ran here before the agent's restart.
-  void Adopt();
-
   // The checkpoint folder of each job that has a device here, by job.
   std::map<std::string, std::string> JobFolders() const;
-  // False when the coordinator has heard of this folder of the job, or is about to.
-  bool IsNewCheckpoint(const std::string& job_id, const std::string& path) const;
+  // The same of the jobs that ran here before the agent's restart and whose newest checkpoint the
+  // coordinator has not acknowledged since.
+  std::map<std::string, std::string> JobsBefore() const;
+  // True for a step of a job with a device here that is beyond all that the coordinator has heard
+  // of or is about to.
+  bool IsNewCheckpoint(const std::string& job_id, int64_t step) const;
   // Reports a sound folder that was found.
   void Found(const std::string& job_id, const v1::CheckpointWritten& checkpoint);
+  // A job that ran here before left none that is sound: it is not looked for again.
+  void NothingFound(const std::string& job_id);
 
   // Takes the actions that lead to `desired`.
   void Apply(const google::protobuf::RepeatedPtrField<v1::DesiredDevice>& desired, bool draining);
@@ -107,9 +109,9 @@ class Supervisor {
   mutable Mutex mutex_;
   std::vector<Slot> slots_ ABSL_GUARDED_BY(mutex_);
   Spool spool_ ABSL_GUARDED_BY(mutex_);
-  std::map<std::string, std::string> adopted_ ABSL_GUARDED_BY(mutex_);  // until acknowledged
-  // Folders that were resume points or are reported, of each job that has a device here.
-  std::map<std::string, std::set<std::string>> known_checkpoints_ ABSL_GUARDED_BY(mutex_);
+  std::map<std::string, std::string> jobs_before_ ABSL_GUARDED_BY(mutex_);
+  // The newest step that was a resume point or is reported, of each job that has a device here.
+  std::map<std::string, int64_t> newest_known_ ABSL_GUARDED_BY(mutex_);
 
   // By device; for the applying thread alone. Last: their threads use all of the above.
   std::vector<std::unique_ptr<TrainerProcess>> trainers_;

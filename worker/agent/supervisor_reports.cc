@@ -1,12 +1,13 @@
 // The half of the supervisor that hears the trainers.
+#include <algorithm>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "common/logging.h"
 #include "common/strings.h"
 #include "common/utf8.h"
-#include "worker/agent/supervisor.h"
 #include "worker/agent/log_lines.h"
+#include "worker/agent/supervisor.h"
 #include "worker/agent/trainer_exit.h"
 
 namespace mindforge {
@@ -116,7 +117,8 @@ void Supervisor::AddAgentLog(const Slot& slot, v1::LogLevel level, const std::st
 }
 
 void Supervisor::AddCheckpoint(const std::string& job_id, const v1::CheckpointWritten& checkpoint) {
-  known_checkpoints_[job_id].insert(checkpoint.path());
+  const auto newest = newest_known_.find(job_id);
+  if (newest != newest_known_.end()) newest->second = std::max(newest->second, checkpoint.step());
   spool_.AddCheckpoint(job_id, checkpoint);
 }
 
