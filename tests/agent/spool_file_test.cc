@@ -8,6 +8,7 @@
 #include "common/durable_file.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include "tests/fakes/file_size_limit.h"
 #include "tests/fakes/temp_dir.h"
 #include "worker/agent/spool.h"
 
@@ -134,6 +135,24 @@ TEST_F(SpoolFileTest, IsBoundedWhileNothingIsAcknowledged) {
   ASSERT_EQ(request.checkpoints_size(), 3);
   EXPECT_EQ(request.checkpoints(0).checkpoint().path(), "/c/step-1.g1");
   EXPECT_LT(request.checkpoints(0).number(), request.checkpoints(1).number());
+}
+
+TEST_F(SpoolFileTest, ASegmentWithoutItsNumbersReplacesNone) {
+  constexpr int64_t kNumber = 50'000'000;  // beyond what a restart skips
+  Reopen();
+  file_->Append(SpoolKind::kLog, kNumber, std::string(300'000, 'x'));
+  SpoolNumbers none_waits;
+  none_waits.of = {1, kNumber + 1, 1, 1};
+  {
+    const FileSizeLimit full(0);
+    for (int i = 0; i < 2; ++i) file_->Forget(none_waits);
+  }
+  EXPECT_THAT(Segments(), ElementsAre("segment-1"));
+  file_->Append(SpoolKind::kProgress, 1, "one");
+  none_waits[SpoolKind::kProgress] = 1;
+  file_->Forget(none_waits);
+  EXPECT_THAT(Reopen(), ElementsAre("1:1:one"));
+  EXPECT_GT(used_[SpoolKind::kLog], kNumber);
 }
 
 TEST_F(SpoolFileTest, AnIdThatCannotBeReadCostsNoRecord) {

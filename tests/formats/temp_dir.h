@@ -1,8 +1,5 @@
-// Files of one test, and a disk that refuses.
+// Files of one test.
 #pragma once
-
-#include <signal.h>
-#include <sys/resource.h>
 
 #include <cstdlib>
 #include <filesystem>
@@ -11,28 +8,10 @@
 #include <string>
 
 #include "gtest/gtest.h"
+#include "tests/fakes/file_size_limit.h"
 #include "tests/fakes/temp_dir.h"
 
 namespace mindforge {
-
-// While it lives, writes of this process beyond `bytes` of a file fail with EFBIG.
-class FileSizeLimit {
- public:
-  explicit FileSizeLimit(rlim_t bytes) {
-    old_handler_ = ::signal(SIGXFSZ, SIG_IGN);
-    ::getrlimit(RLIMIT_FSIZE, &old_);
-    const rlimit limit{bytes, old_.rlim_max};
-    ::setrlimit(RLIMIT_FSIZE, &limit);
-  }
-  ~FileSizeLimit() {
-    ::setrlimit(RLIMIT_FSIZE, &old_);
-    ::signal(SIGXFSZ, old_handler_);
-  }
-
- private:
-  rlimit old_{};
-  sighandler_t old_handler_;
-};
 
 inline std::string ReadBytes(const std::string& path) {
   std::ifstream file(path, std::ios::binary);
