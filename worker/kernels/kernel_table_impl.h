@@ -13,12 +13,12 @@ namespace mindforge {
 namespace MINDFORGE_ISA {
 
 // The library that LibTorch multiplies floats with is at its best on Intel's processors and falls
-// behind this product on others. A device's signature names the maker, so a job never mixes them.
+// behind this product on others.
 inline void AddProduct(TrainKernels<float>* kernels) {
   __builtin_cpu_init();
-  if (W == 4 || __builtin_cpu_is("intel")) return;
   kernels->product = MatrixProduct;
   kernels->product_workspace = MatrixProductWorkspace;
+  kernels->prefers_product = W > 4 && !__builtin_cpu_is("intel");
 }
 inline void AddProduct(TrainKernels<Bf16>*) {}
 

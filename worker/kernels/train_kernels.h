@@ -218,12 +218,14 @@ struct TrainKernels {
   void (*from_float)(const Parallel&, int64_t size, const float* x, T* y);
   void (*to_float)(const Parallel&, int64_t size, const T* x, float* y);
 
-  // Null where LibTorch's own product is to be used: bfloat16, and processors that its library
-  // has kernels for.
+  // The product of float matrices; null in the bfloat16 tables, whose products are LibTorch's.
   void (*product)(const Parallel&, const ProductShape&, const float* a, const float* b, float* c,
                   float* workspace) = nullptr;
   // Floats of workspace for it.
   int64_t (*product_workspace)(const ProductShape&) = nullptr;
+  // It is faster here than LibTorch's. A device's signature names the processor's maker, so a job
+  // never mixes them.
+  bool prefers_product = false;
 
   // Floats of workspace the attention calls below need.
   int64_t (*attention_workspace)(const AttentionShape<T>& shape);

@@ -1,4 +1,5 @@
-// The model on the CPU: LibTorch's matrix products, everything else from worker/kernels.
+// The model on the CPU: worker/kernels, but for the matrix products where LibTorch's are faster
+// (cpu_pass.h).
 #pragma once
 
 #include <memory>

@@ -41,7 +41,7 @@ template <typename T>
 void CpuPass<T>::Multiply(at::Tensor out, const at::Tensor& a, const at::Tensor& b,
                           bool accumulate) {
   if constexpr (std::is_same_v<T, float>) {
-    if (kernels.product != nullptr) {
+    if (kernels.prefers_product) {
       const ProductShape shape{a.size(0),   b.size(1),   a.size(1),     a.stride(0), a.stride(1),
                                b.stride(0), b.stride(1), out.stride(0), accumulate};
       kernels.product(parallel, shape, Floats(a), Floats(b), Floats(out),
