@@ -185,6 +185,7 @@ def check_meaning(rendered):
     assert gpu["limits"]["nvidia.com/gpu"] == 4 and gpu["requests"]["cpu"] == "8", gpu
     config = yaml.safe_load(rendered["gpus"][("ConfigMap", "demo-mindforge-worker")]["data"]["config.yaml"])
     assert config["devices"] == "auto", config
+    assert config["drain_timeout"] == "150s", config
     coordinator = rendered["insecure"][("StatefulSet", "demo-mindforge-coordinator")]["spec"]
     probe = coordinator["template"]["spec"]["containers"][0]["readinessProbe"]
     assert probe["grpc"] == {"port": 7070, "service": "mindforge.v1.JobService"}, probe

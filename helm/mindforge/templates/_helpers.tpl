@@ -169,6 +169,7 @@ priorityClassName: {{ . }}
       "coordinator" (include "mindforge.coordinatorAddress" .)
       "data_dir" "/var/lib/mindforge"
       "devices" (default (ternary "auto" "cpu:1" (gt (int .Values.worker.gpus) 0)) .Values.worker.devices)
+      "drain_timeout" (printf "%ds" (max 1 (sub (int .Values.worker.terminationGracePeriodSeconds) 30)))
       "metrics" "0.0.0.0:9465") $security -}}
 {{- if gt (int .Values.worker.threadsPerDevice) 0 -}}
 {{- $_ := set $worker "threads_per_device" (int .Values.worker.threadsPerDevice) -}}
