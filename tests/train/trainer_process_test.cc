@@ -11,6 +11,7 @@
 #include "absl/strings/str_cat.h"
 #include "common/clock.h"
 #include "tests/train/trained.h"
+#include "worker/formats/checkpoint.h"
 
 namespace mindforge {
 namespace {
@@ -181,6 +182,22 @@ TEST(TrainerProcess, ACheckpointThatIsNotToBeSeenIsPassedOverAndNotCalledCorrupt
   const Trained again = Train(start, 1, "job", folder);
   EXPECT_THAT(again.rank0.corrupt, SizeIs(0));
   EXPECT_EQ(again.rank0.steps.front().step(), 5);
+  EXPECT_TRUE(again.SameBits(undisturbed));
+}
+
+TEST(TrainerProcess, ACheckpointThatAKilledTrainerSetAsideIsToldOfAgain) {
+  const TestFolder folder;
+  v1::StartTraining start = TinyJob(folder);
+  const Trained undisturbed = Train(start, 1, "job", folder);
+  ASSERT_THAT(undisturbed.rank0.checkpoints, SizeIs(1));
+  const v1::CheckpointWritten& only = undisturbed.rank0.checkpoints[0];
+  ASSERT_TRUE(QuarantineCheckpoint(only.path()).ok());
+  *start.add_resume_points() = PointOf(only);
+  start.set_generation(2);
+  const Trained again = Train(start, 1, "job", folder);
+  ASSERT_THAT(again.rank0.corrupt, SizeIs(1));
+  EXPECT_EQ(again.rank0.corrupt[0].step(), only.step());
+  EXPECT_EQ(again.rank0.steps.front().step(), 1);
   EXPECT_TRUE(again.SameBits(undisturbed));
 }
 

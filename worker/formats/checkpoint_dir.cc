@@ -42,6 +42,10 @@ absl::Status Rename(const std::string& from, const std::string& to) {
   return ErrnoStatus(errno, "cannot rename", from);
 }
 
+std::string QuarantineName(const std::string& path) {
+  return JoinPath(ParentOf(path), std::string(kQuarantinedPrefix) + NameOf(path));
+}
+
 }  // namespace
 
 std::string ParentOf(std::string_view path) {
@@ -122,8 +126,12 @@ int64_t CheckpointBytes(const std::string& path) {
   return bytes;
 }
 
+bool WasQuarantined(const std::string& path) {
+  return !PathExists(path) && PathExists(QuarantineName(path));
+}
+
 absl::StatusOr<std::string> QuarantineCheckpoint(const std::string& path) {
-  const std::string base = JoinPath(ParentOf(path), std::string(kQuarantinedPrefix) + NameOf(path));
+  const std::string base = QuarantineName(path);
   for (int n = 0; n < kMaxQuarantined; ++n) {
     std::string target = n == 0 ? base : absl::StrCat(base, ".", n);
     if (PathExists(target)) continue;

@@ -16,6 +16,10 @@ std::string TemporaryFolderName(const std::string& name);
 // True when that name is of a process of this host that no longer runs.
 bool IsAbandoned(std::string_view temporary_name);
 
+// True when the folder of that checkpoint was set aside as bad: it is not there, but no mount is
+// missing.
+bool WasQuarantined(const std::string& path);
+
 // "a/b" of "a/b/c" and "a/b/c/"; "." of "c".
 std::string ParentOf(std::string_view path);
 // "c" of the same.

@@ -9,6 +9,7 @@
 #include "common/net.h"
 #include "common/status_macros.h"
 #include "worker/dist/step_timeout.h"
+#include "worker/formats/checkpoint_names.h"
 #include "worker/formats/storage_marker.h"
 #include "worker/train/failure.h"
 
@@ -35,8 +36,9 @@ absl::StatusOr<std::string> OpenCheckpointStorage(const TrainOptions& options) {
     if (!marker.ok()) return BlameField(marker.status(), "checkpoint.dir");
     return marker;
   }
-  const bool visible = std::any_of(points.begin(), points.end(),
-                                   [](const auto& point) { return PathExists(point.path); });
+  const bool visible = std::any_of(points.begin(), points.end(), [](const auto& point) {
+    return PathExists(point.path) || WasQuarantined(point.path);
+  });
   if (!visible) {
     return WorkerUnfit(absl::StrCat("checkpoint.dir: none of the job's ", points.size(),
                                     " newest checkpoints is to be seen on ", HostName(),

@@ -9,6 +9,7 @@
 #include "common/status_macros.h"
 #include "worker/dist/step_timeout.h"
 #include "worker/formats/checkpoint.h"
+#include "worker/formats/checkpoint_names.h"
 #include "worker/train/failure.h"
 #include "worker/train/initial_weights.h"
 #include "worker/train/parameters_io.h"
@@ -36,6 +37,11 @@ absl::StatusOr<std::optional<LoadedCheckpoint>> TryLoad(const CheckpointFolder& 
   if (loaded.ok()) return std::optional<LoadedCheckpoint>(*std::move(loaded));
   const absl::Status& status = loaded.status();
   const std::string detail(status.message());
+  if (absl::IsNotFound(status) && WasQuarantined(folder.path)) {
+    // By a trainer that ended before its report was heard.
+    sink.OnCorruptCheckpoint(folder, "it read back wrong before and was set aside");
+    return std::optional<LoadedCheckpoint>();
+  }
   const bool bad = absl::IsDataLoss(status) || absl::IsInvalidArgument(status);
   if (!bad && !absl::IsNotFound(status)) {
     return WorkerUnfit(absl::StrCat("checkpoint.dir: ", folder.path, " cannot be read on ",
