@@ -108,4 +108,16 @@ inline void ExpectMixedBatchesToAgreeWithTheCpuKernels(const std::string& device
   ExpectAMixedBatchToAgree(config, device, tolerance);
 }
 
+// bfloat16's logits of the golden model stay within 5% of the largest one.
+inline void ExpectBfloat16ToStayNear(const std::string& device) {
+  const GoldenModel golden("dense");
+  std::vector<int32_t> ids = golden.Ids("input_ids");
+  ids.resize(96);
+  const std::vector<float> expected = golden.Values<float>("logits");
+  float scale = 0;
+  for (float v : expected) scale = std::max(scale, std::abs(v));
+  const auto runner = Torch(Options(golden.path(), device, RunnerDtype::kBfloat16));
+  EXPECT_LE(LargestDifference(RunInChunks(*runner, ids, 96), expected.data()), 0.05f * scale);
+}
+
 }  // namespace mindforge
