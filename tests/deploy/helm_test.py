@@ -69,6 +69,11 @@ BAD = [
 ]
 
 
+# Maps that go to Kubernetes as they are: null leaves them out, where another key gets its default.
+PASSED_THROUGH = {"podSecurityContext", "containerSecurityContext", "coordinator.resources",
+                  "worker.resources", "inference.resources"}
+
+
 def config_fields():
     """message -> names of its fields, from the proto's text."""
     with open(os.path.join(ROOT, "proto/mindforge/v1/config.proto"), encoding="utf-8") as file:
@@ -177,6 +182,86 @@ def check_good(chart, title, values, fields):
     return problems, {(d["kind"], d["metadata"]["name"]): d for _, d in found}
 
 
+def paths_of(values, prefix=()):
+    """Every key of a tree of values, those of maps and those inside them."""
+    for key, value in values.items():
+        yield prefix + (key,)
+        if isinstance(value, dict):
+            yield from paths_of(value, prefix + (key,))
+
+
+def with_value(path, value):
+    for key in reversed(path):
+        value = {key: value}
+    return value
+
+
+def at(values, path):
+    for key in path:
+        values = values[key]
+    return values
+
+
+def check_nulls(chart):
+    """A null anywhere means the default, or that a map for Kubernetes is left out."""
+    with open(os.path.join(CHART, "values.yaml"), encoding="utf-8") as file:
+        values = yaml.safe_load(file)
+    with open(os.path.join(CHART, "templates/_defaults.tpl"), encoding="utf-8") as file:
+        text = re.search(r'define "mindforge.defaults" -}}(.*?){{- end', file.read(), re.DOTALL)
+    defaults = yaml.safe_load(text.group(1))
+    for path in PASSED_THROUGH:
+        assert at(defaults, path.split(".")) == {}, path
+        at(values, path.split(".")[:-1])[path.split(".")[-1]] = {}
+    if defaults != values:
+        yield "templates/_defaults.tpl does not hold the values of values.yaml"
+    with open(os.path.join(CHART, "values.yaml"), encoding="utf-8") as file:
+        values = yaml.safe_load(file)
+    stable = {"security": {"tls": {"existingSecret": "my-tls"},
+                           "token": {"existingSecret": "my-token"}}}
+
+    def render(extra):
+        merged = json.loads(json.dumps(stable))
+        for key, value in extra.items():
+            merged[key] = {**merged[key], **value} if key == "security" and value else value
+        chart.validate_schema(merged)
+        rendered = chart.render(merged, name="demo", namespace="ml")
+        return {(d["kind"], d["metadata"]["name"]): d for _, d in documents(rendered)}
+
+    usual = render({})
+    for path in paths_of(values):
+        name = ".".join(path)
+        if any(name.startswith(prefix + ".") for prefix in PASSED_THROUGH):
+            continue  # what a map for Kubernetes then says is its writer's word
+        try:
+            found = render(with_value(path, None))
+        except helm_python.HelmError as error:
+            yield f"{name}: null is refused: {error}"
+            continue
+        changed = [document for key, document in found.items() if document != usual.get(key)]
+        for document in changed:
+            try:
+                kubernetes_validate.validate(document, "1.31", strict=True)
+            except kubernetes_validate.ValidationError as error:
+                yield f"{name}: null renders {error.message} at {list(error.path)}"
+        passed_through = any(inner == name or inner.startswith(name + ".") for inner in PASSED_THROUGH)
+        secrets = path[0] == "security"  # without the names above both secrets are made anew
+        if changed and not passed_through and not secrets:
+            yield f"{name}: null renders something else than the default"
+
+
+def check_null_keys(chart):
+    """What values.yaml does not list: keys of configurations and of maps for Kubernetes."""
+    rendered = chart.render({"coordinator": {"config": {"worker_lease": None}},
+                             "worker": {"config": {"drain_timeout": None},
+                                        "nodeSelector": {"gpu": None}, "resources": None}},
+                            name="demo", namespace="ml")
+    found = {(d["kind"], d["metadata"]["name"]): d for _, d in documents(rendered)}
+    config = yaml.safe_load(found[("ConfigMap", "demo-mindforge-coordinator")]["data"]["config.yaml"])
+    assert "worker_lease" not in config, config
+    worker = found[("StatefulSet", "demo-mindforge-worker")]["spec"]["template"]["spec"]
+    assert not worker["containers"][0]["resources"] and "nodeSelector" not in worker, worker
+
+
 def check_meaning(rendered):
     """What particular values must lead to."""
     def worker(values):
@@ -211,6 +296,8 @@ def main():
             found, rendered[title] = check_good(chart, title, values, fields)
             problems += found
         check_meaning(rendered)
+        problems += check_nulls(chart)
+        check_null_keys(chart)
         problems += unreachable_keys(rendered, fields)
         for values, word in BAD:
             try:
