@@ -52,6 +52,59 @@ TEST(ModelConfig, CountsWhatItExpects) {
   }
 }
 
+// MiniMind-3's mixture as released: 4 experts, one of them chosen.
+ModelConfig ThirdMixture() {
+  ModelConfig config;
+  config.hidden_size = 768;
+  config.num_key_value_heads = 4;
+  config.qk_norm = true;
+  config.intermediate_size = 2432;
+  config.rms_norm_eps = 1e-6;
+  config.use_moe = true;
+  config.moe_family = MoeFamily::kMinimind3;
+  config.num_experts_per_tok = 1;
+  config.n_shared_experts = 0;
+  config.seq_aux = false;
+  config.aux_loss_alpha = 5e-4;
+  return config;
+}
+
+TEST(ModelConfig, CountsMiniMind3sMixture) {
+  ModelConfig config = ThirdMixture();
+  EXPECT_THAT(ValidateModelConfig(config), IsEmpty());
+  EXPECT_EQ(config.MoeIntermediateSize(), 2432);
+  EXPECT_NEAR(config.ParameterCount(), 198e6, 0.5e6);
+  config.moe_intermediate_size = 640;
+  EXPECT_EQ(config.MoeIntermediateSize(), 640);
+  EXPECT_EQ(config.IntermediateSize(), 2432);
+  int64_t elements = 0;
+  for (const auto& tensor : ExpectedTensors(config)) elements += ElementCount(tensor.shape);
+  EXPECT_EQ(elements, config.ParameterCount());
+}
+
+TEST(ModelConfig, RefusesWhatAFamilyOfMixturesDoesNotHave) {
+  const auto problem = [](const ModelConfig& config) {
+    const auto problems = ValidateModelConfig(config);
+    return problems.size() == 1 ? problems[0].field + " " + problems[0].reason : "";
+  };
+  ModelConfig config = ThirdMixture();
+  config.n_shared_experts = 1;
+  EXPECT_THAT(problem(config), HasSubstr("n_shared_experts must be 0"));
+  config = ThirdMixture();
+  config.seq_aux = true;
+  EXPECT_THAT(problem(config), HasSubstr("seq_aux must be false"));
+  config = ThirdMixture();
+  config.num_experts_per_tok = 5;
+  EXPECT_THAT(problem(config), HasSubstr("num_experts_per_tok must be from 1 to 4, it is 5"));
+  config = ThirdMixture();
+  config.moe_intermediate_size = -1;
+  EXPECT_THAT(problem(config), HasSubstr("moe_intermediate_size must be from 0"));
+  config = ModelConfig();
+  config.use_moe = true;
+  config.moe_intermediate_size = 64;
+  EXPECT_THAT(problem(config), HasSubstr("moe_intermediate_size is a field of MiniMind-3"));
+}
+
 TEST(ModelConfig, ReadsBackWhatItPrints) {
   const std::pair<const char*, const char*> cases[] = {
       {"{}", "llama"},

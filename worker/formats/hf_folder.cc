@@ -47,11 +47,11 @@ void AddLayer(const ModelConfig& config, int64_t layer, std::vector<ExpectedTens
   const std::string mlp = prefix + "mlp.";
   if (!config.use_moe) return AddMlp(mlp, hidden, config.IntermediateSize(), out);
   for (int64_t e = 0; e < config.n_routed_experts; ++e) {
-    AddMlp(absl::StrCat(mlp, "experts.", e, "."), hidden, config.IntermediateSize(), out);
+    AddMlp(absl::StrCat(mlp, "experts.", e, "."), hidden, config.MoeIntermediateSize(), out);
   }
   out->push_back({mlp + "gate.weight", {config.n_routed_experts, hidden}});
   for (int64_t e = 0; e < config.n_shared_experts; ++e) {
-    AddMlp(absl::StrCat(mlp, "shared_experts.", e, "."), hidden, config.IntermediateSize(), out);
+    AddMlp(absl::StrCat(mlp, "shared_experts.", e, "."), hidden, config.MoeIntermediateSize(), out);
   }
 }
 

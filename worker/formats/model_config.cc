@@ -57,6 +57,21 @@ void CheckMoe(const ModelConfig& config, Checker* check) {
   check->Require(std::isfinite(config.aux_loss_alpha) && config.aux_loss_alpha >= 0,
                  "aux_loss_alpha",
                  absl::StrCat("must not be negative, it is ", config.aux_loss_alpha));
+  check->Between(config.moe_intermediate_size, 0, kMaxSize, "moe_intermediate_size");
+  if (config.moe_family == MoeFamily::kMinimind2) {
+    check->Require(
+        config.moe_intermediate_size == 0, "moe_intermediate_size",
+        absl::StrCat("is a field of MiniMind-3's mixture: MiniMind2's experts are as wide "
+                     "as intermediate_size, it is ",
+                     config.moe_intermediate_size));
+    return;
+  }
+  check->Require(config.n_shared_experts == 0, "n_shared_experts",
+                 absl::StrCat("must be 0: MiniMind-3's mixture has no shared experts, it is ",
+                              config.n_shared_experts));
+  check->Require(!config.seq_aux, "seq_aux",
+                 "must be false: MiniMind-3's mixture takes its auxiliary loss over all tokens of "
+                 "the microbatch");
 }
 
 }  // namespace
@@ -71,14 +86,19 @@ int64_t ModelConfig::IntermediateSize() const {
   return (hidden_size * 8 / 3 + 63) / 64 * 64;
 }
 
+int64_t ModelConfig::MoeIntermediateSize() const {
+  return moe_intermediate_size > 0 ? moe_intermediate_size : IntermediateSize();
+}
+
 int64_t ModelConfig::ParameterCount() const {
   const int64_t query = num_attention_heads * HeadDim();
   const int64_t key = num_key_value_heads * HeadDim();
   const int64_t attention =
       hidden_size * (query + 2 * key) + query * hidden_size + (qk_norm ? 2 * HeadDim() : 0);
-  const int64_t mlp = 3 * hidden_size * IntermediateSize();
   const int64_t feed_forward =
-      use_moe ? (n_routed_experts + n_shared_experts) * mlp + n_routed_experts * hidden_size : mlp;
+      use_moe ? (n_routed_experts + n_shared_experts) * 3 * hidden_size * MoeIntermediateSize() +
+                    n_routed_experts * hidden_size
+              : 3 * hidden_size * IntermediateSize();
   const int64_t embedding = vocab_size * hidden_size;
   return embedding * (tie_word_embeddings ? 1 : 2) +
          num_hidden_layers * (attention + feed_forward + 2 * hidden_size) + hidden_size;

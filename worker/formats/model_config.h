@@ -26,6 +26,13 @@ struct RopeScaling {
   bool operator==(const RopeScaling&) const = default;
 };
 
+// Which release's mixture of experts a model has. They differ in three things:
+//   kMinimind2: the k chosen scores are divided by (their sum + 1e-20) when k > 1; shared experts;
+//     auxiliary loss per sequence (seq_aux) or over the microbatch, counts divided by k.
+//   kMinimind3: divided also when k = 1, so that a top-1 weight is 1; no shared experts; auxiliary
+//     loss over all tokens of the microbatch, aux_loss_alpha·E·Σ(load·P), counts not divided by k.
+enum class MoeFamily { kMinimind2, kMinimind3 };
+
 // Everything that decides a model's parameters and arithmetic. A value type.
 struct ModelConfig {
   int64_t hidden_size = 512;
@@ -49,15 +56,19 @@ struct ModelConfig {
   std::optional<RopeScaling> rope_scaling;
 
   bool use_moe = false;
+  MoeFamily moe_family = MoeFamily::kMinimind2;
+  int64_t moe_intermediate_size = 0;  // an expert's width; 0: IntermediateSize()
   int64_t num_experts_per_tok = 2;
   int64_t n_routed_experts = 4;
-  int64_t n_shared_experts = 1;
-  double aux_loss_alpha = 0.1;
-  bool seq_aux = true;
+  int64_t n_shared_experts = 1;  // kMinimind3: 0
+  double aux_loss_alpha = 0.1;   // kMinimind3: its router_aux_loss_coef
+  bool seq_aux = true;           // kMinimind3: false
   bool norm_topk_prob = true;
 
   int64_t HeadDim() const;
   int64_t IntermediateSize() const;
+  // The inner width of one expert of a mixture.
+  int64_t MoeIntermediateSize() const;
   // Number of trained scalars, a tied head counted once.
   int64_t ParameterCount() const;
   // The scaling in force: `rope_scaling`, or MiniMind's own when only inference_rope_scaling is

@@ -43,7 +43,7 @@ double FlopsPerToken(const ModelConfig& config, int64_t length) {
   const double idle =
       config.use_moe ? static_cast<double>((config.n_routed_experts - config.num_experts_per_tok) *
                                            config.num_hidden_layers * 3 * config.hidden_size *
-                                           config.IntermediateSize())
+                                           config.MoeIntermediateSize())
                      : 0;
   return 6 * (multiplied - idle) +
          12.0 * static_cast<double>(config.num_hidden_layers * config.num_attention_heads *
