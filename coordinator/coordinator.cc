@@ -51,6 +51,8 @@ absl::StatusOr<CoordinatorOptions> ParseOptions(const v1::CoordinatorConfig& con
            absl::Milliseconds(10), kLongestPark);
   duration("gather_window", config.gather_window(), &settings.gather_window, absl::ZeroDuration());
   duration("grow_cooldown", config.grow_cooldown(), &settings.grow_cooldown, absl::ZeroDuration());
+  duration("hang_timeout", config.hang_timeout(), &settings.hang_timeout, absl::Seconds(1));
+  duration("start_timeout", config.start_timeout(), &settings.start_timeout, absl::Seconds(1));
   if (config.synchronize_park().empty()) {
     options.synchronize_park = std::min(options.synchronize_park, settings.worker_lease / 2);
   }

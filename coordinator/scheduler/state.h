@@ -20,6 +20,11 @@ struct Settings {
   absl::Duration unreachable_timeout = absl::Seconds(60);
   absl::Duration gather_window = absl::Seconds(2);
   absl::Duration grow_cooldown = absl::Seconds(60);
+  // A job that trains hangs when no member got on for so long at least, or so many of its own
+  // steps, at most an hour; before the first step and at the last one, when none did for
+  // start_timeout.
+  absl::Duration hang_timeout = absl::Minutes(2);
+  absl::Duration start_timeout = absl::Minutes(10);
   // Members that were told to stop and are still there after so long are killed.
   absl::Duration stop_timeout = absl::Minutes(5);
   // A lost worker that holds nothing is forgotten after so long.

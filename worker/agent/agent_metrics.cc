@@ -32,6 +32,8 @@ AgentMetrics::AgentMetrics(MetricsRegistry& registry)
           registry.AddHistogram("checkpoint_seconds", "Time of a checkpoint, by phase.")),
       checkpoint_stall_(registry.AddHistogram("checkpoint_stall_seconds",
                                               "Time that a step waited for a checkpoint's copy.")),
+      checkpoint_failures_(registry.AddCounter("checkpoint_failures_total",
+                                               "Checkpoints that could not be written.")),
       device_memory_(registry.AddGauge("device_memory_bytes",
                                        "Memory of the device that rank 0 runs on, by kind.")) {}
 
@@ -77,6 +79,10 @@ void AgentMetrics::Observe(const std::string& job_id, const std::string& device_
 void AgentMetrics::Observe(const std::string& job_id, const v1::CheckpointWritten& checkpoint) {
   checkpoint_seconds_.Get({{"job", job_id}, {"phase", "write"}})
       .Observe(checkpoint.write_seconds());
+}
+
+void AgentMetrics::CountCheckpointFailure(const std::string& job_id) {
+  checkpoint_failures_.Get({{"job", job_id}}).Increment();
 }
 
 void AgentMetrics::RemoveJob(const std::string& job_id) { registry_.RemoveWhere("job", job_id); }

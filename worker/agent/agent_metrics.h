@@ -25,6 +25,7 @@ class AgentMetrics {
   void Observe(const std::string& job_id, const std::string& device_id,
                const v1::ProgressRecord& record);
   void Observe(const std::string& job_id, const v1::CheckpointWritten& checkpoint);
+  void CountCheckpointFailure(const std::string& job_id);
   // The job has no trainer here any more.
   void RemoveJob(const std::string& job_id);
 
@@ -45,6 +46,7 @@ class AgentMetrics {
   HistogramFamily& step_seconds_;
   HistogramFamily& checkpoint_seconds_;
   HistogramFamily& checkpoint_stall_;
+  CounterFamily& checkpoint_failures_;
   GaugeFamily& device_memory_;
 };
 

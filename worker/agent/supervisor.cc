@@ -246,6 +246,8 @@ bool Supervisor::Fill(v1::SynchronizeRequest* request) const {
     status->set_rendezvous(slot.rendezvous);
     if (slot.exit) *status->mutable_exit() = *slot.exit;
     status->set_stop_sequence(slot.stop_sequence);
+    status->set_checkpoint_failures(slot.checkpoint_failures);
+    status->set_checkpoint_error(slot.checkpoint_error);
   }
   return spool_.Fill(request);
 }

@@ -76,6 +76,8 @@ class Supervisor {
     std::string rendezvous;
     std::string last_line;
     int64_t stop_sequence = 0;
+    int checkpoint_failures = 0;  // in a row, up to the newest
+    std::string checkpoint_error;
     bool joined = false;
     bool killed = false;
 

@@ -50,11 +50,19 @@ Urgency Supervisor::Note(Slot& slot, const v1::TrainerReport& report) {
       return Urgency::kBatched;
     case v1::TrainerReport::kCheckpoint:
       AddCheckpoint(job_id, report.checkpoint());
+      slot.checkpoint_failures = 0;
+      slot.checkpoint_error.clear();
       metrics_.Observe(job_id, report.checkpoint());
       return Urgency::kAtOnce;
     case v1::TrainerReport::kFailure:
       slot.failure = report.failure();
       return Urgency::kBatched;  // its exit follows
+    case v1::TrainerReport::kCheckpointFailed:
+      ++slot.checkpoint_failures;
+      slot.checkpoint_error = absl::StrCat("step ", report.checkpoint_failed().step(), ": ",
+                                           report.checkpoint_failed().detail());
+      metrics_.CountCheckpointFailure(job_id);
+      return Urgency::kAtOnce;
     case v1::TrainerReport::kCorrupt:
       spool_.AddCorruption(job_id, report.corrupt());
       return Urgency::kAtOnce;
