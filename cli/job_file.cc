@@ -131,13 +131,13 @@ model:                         # config.json's names; what is left out takes Min
   # n_shared_experts: 1
 
 data:
-  path: /data/pretrain_hq.jsonl  # one JSON object a line, with a field `text`; .jsonl, .jsonl.zst,
-                               # or a folder of such files
+  path: /data/pretrain_hq.jsonl  # one JSON object a line, with a field `text`, in UTF-8; .jsonl,
+                               # .jsonl.gz, .jsonl.zst, or a folder of such files
   # more_paths: [/data/more]   # read after it
   tokenizer: /data/tokenizer     # a folder with tokenizer.json, or that file
   max_seq_len: 512
   packing: false               # true: texts joined into full rows (faster); false: one text a row
-  malformed_lines: refuse      # refuse | skip: lines without a readable `text`
+  malformed_lines: refuse      # refuse | skip: lines without a readable `text`, not UTF-8, …
   validation_fraction: 0       # share of the rows, up to 0.5, held out of training; their loss is
                                # computed at every checkpoint
 

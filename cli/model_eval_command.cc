@@ -20,11 +20,10 @@
 #include "cli/json_output.h"
 #include "cli/key_values.h"
 #include "cli/rpc.h"
+#include "cli/text_feed.h"
 #include "common/error_details.h"
 #include "common/status_macros.h"
 #include "mindforge/v1/inference_service.grpc.pb.h"
-#include "worker/data/data_files.h"
-#include "worker/data/jsonl_reader.h"
 
 namespace mindforge::cli {
 namespace {
@@ -44,6 +43,7 @@ struct EvalFlags {
   std::optional<int64_t> max_seq_len;
   int64_t limit = 0;  // 0: all
   int parallel = 8;
+  std::string malformed_lines = "refuse";
 };
 
 // What one text says about the model.
@@ -68,60 +68,16 @@ struct Totals {
   double loss() const { return loss_sum / static_cast<double>(tokens); }
 };
 
-// Texts of jsonl files, one after the other.
-class TextFeed {
- public:
-  static absl::StatusOr<TextFeed> Open(const EvalFlags& flags) {
-    absl::StatusOr<std::vector<DataFile>> files = ListDataFiles(flags.data);
-    if (!files.ok()) return InvalidArgument("--data", std::string(files.status().message()));
-    return TextFeed(*std::move(files), flags.limit);
+// Up to `count` texts; none at the end.
+absl::StatusOr<std::vector<std::string>> NextTexts(TextFeed& feed, size_t count) {
+  std::vector<std::string> texts;
+  while (texts.size() < count) {
+    ASSIGN_OR_RETURN(std::optional<std::string> text, feed.Next());
+    if (!text.has_value()) break;
+    texts.push_back(*std::move(text));
   }
-
-  // Up to `count` texts; none at the end. INVALID_ARGUMENT: a malformed line, with its place.
-  absl::StatusOr<std::vector<std::string>> Next(size_t count) {
-    std::vector<std::string> texts;
-    while (texts.size() < count && (limit_ == 0 || handed_out_ < limit_)) {
-      ASSIGN_OR_RETURN(const bool more, FillLines());
-      if (!more) break;
-      const NumberedLine& line = lines_[next_line_++];
-      absl::StatusOr<std::string> text = TextOfLine(line);
-      if (!text.ok()) {
-        return InvalidArgument("--data", absl::StrCat(files_[file_].path, ", line ", line.number,
-                                                      ": ", text.status().message()));
-      }
-      texts.push_back(*std::move(text));
-      ++handed_out_;
-    }
-    return texts;
-  }
-
- private:
-  TextFeed(std::vector<DataFile> files, int64_t limit) : files_(std::move(files)), limit_(limit) {}
-
-  // False when there is no line left.
-  absl::StatusOr<bool> FillLines() {
-    while (next_line_ == lines_.size()) {
-      if (file_ == files_.size()) return false;
-      if (reader_ == nullptr) {
-        ASSIGN_OR_RETURN(reader_, JsonlReader::Open(files_[file_].path));
-      }
-      next_line_ = 0;
-      ASSIGN_OR_RETURN(lines_, reader_->NextBatch());
-      if (!lines_.empty()) break;
-      reader_ = nullptr;
-      ++file_;
-    }
-    return true;
-  }
-
-  std::vector<DataFile> files_;
-  int64_t limit_;
-  size_t file_ = 0;
-  std::unique_ptr<JsonlReader> reader_;
-  std::vector<NumberedLine> lines_;
-  size_t next_line_ = 0;
-  int64_t handed_out_ = 0;
-};
+  return texts;
+}
 
 // Scores texts on several threads.
 class Scorer {
@@ -326,7 +282,8 @@ absl::Status CheckFlags(const EvalFlags& flags) {
 
 absl::StatusOr<ExitCode> Eval(Session& session, const EvalFlags& flags) {
   RETURN_IF_ERROR(CheckFlags(flags));
-  ASSIGN_OR_RETURN(TextFeed feed, TextFeed::Open(flags));
+  ASSIGN_OR_RETURN(const bool skip, SkipsMalformed(flags.malformed_lines));
+  ASSIGN_OR_RETURN(TextFeed feed, TextFeed::Open({.paths = flags.data, .skip_malformed = skip}));
   ASSIGN_OR_RETURN(auto channel, session.Connect());
   const auto stub = InferenceService::NewStub(channel);
   v1::GetModelInfoRequest about;
@@ -341,8 +298,11 @@ absl::StatusOr<ExitCode> Eval(Session& session, const EvalFlags& flags) {
   EvalProgress progress(session);
   Totals totals;
   while (true) {
-    ASSIGN_OR_RETURN(const std::vector<std::string> texts,
-                     feed.Next(kTextsPerThread * static_cast<size_t>(flags.parallel)));
+    size_t count = kTextsPerThread * static_cast<size_t>(flags.parallel);
+    if (flags.limit > 0) {
+      count = std::min(count, static_cast<size_t>(flags.limit - totals.texts));
+    }
+    ASSIGN_OR_RETURN(const std::vector<std::string> texts, NextTexts(feed, count));
     if (texts.empty()) break;
     absl::StatusOr<std::vector<Score>> scores = scorer.ScoreAll(texts);
     absl::Status status = scores.status();
@@ -356,6 +316,7 @@ absl::StatusOr<ExitCode> Eval(Session& session, const EvalFlags& flags) {
     progress.Show(totals);
   }
   progress.Finish();
+  feed.NoteSkipped(session);
   if (totals.tokens == 0) {
     return InvalidArgument("--data", "holds no text of two tokens or more: nothing to predict");
   }
@@ -373,7 +334,8 @@ void AddModelEvalCommand(Registry& registry, CLI::App& model) {
   command->add_option("NAME", flags->name, "Name of the model")->required();
   command
       ->add_option("--data", flags->data,
-                   ".jsonl or .jsonl.zst with a field `text` a line, or a folder; repeatable")
+                   ".jsonl, .jsonl.gz or .jsonl.zst with a field `text` a line, or a folder; "
+                   "UTF-8; repeatable")
       ->required()
       ->type_name("FILE")
       ->allow_extra_args(false);
@@ -381,6 +343,7 @@ void AddModelEvalCommand(Registry& registry, CLI::App& model) {
       ->add_option("--max-seq-len", flags->max_seq_len,
                    "Cut texts to so many tokens (default: what the served context holds)")
       ->type_name("N");
+  AddMalformedLines(*command, flags->malformed_lines);
   command->add_option("--limit", flags->limit, "The first N texts alone; 0: all (default)")
       ->type_name("N");
   command->add_option("--parallel", flags->parallel, "Requests at once (default 8)")

@@ -15,12 +15,12 @@
 #include "cli/format.h"
 #include "cli/json_output.h"
 #include "cli/local_work.h"
+#include "cli/text_feed.h"
 #include "common/durable_file.h"
 #include "common/error_details.h"
 #include "common/status_macros.h"
 #include "nlohmann/json.hpp"
-#include "worker/data/data_files.h"
-#include "worker/data/jsonl_reader.h"
+#include "worker/data/text_guess.h"
 #include "worker/tokenizer/bpe_trainer.h"
 #include "worker/tokenizer/tokenizer.h"
 
@@ -37,46 +37,9 @@ struct TrainFlags {
   int64_t vocab_size = 6400;
   int64_t min_frequency = 0;
   std::string out;
+  std::string malformed_lines = "refuse";
   bool overwrite = false;
 };
-
-// A file of plain text is read in the same batches of lines as a jsonl file, blank lines left out.
-absl::StatusOr<std::string> TextOf(const NumberedLine& line, bool jsonl) {
-  if (jsonl) return TextOfLine(line);
-  if (line.longer_than > 0) {
-    return absl::InvalidArgumentError(absl::StrCat("longer than ", line.longer_than, " bytes"));
-  }
-  return absl::StrCat(std::string(line.text), "\n");
-}
-
-// OK when the bytes that are read of `path` are text.
-absl::Status CheckName(const std::string& path) {
-  if (!path.ends_with(".zst") || path.ends_with(".jsonl.zst")) return absl::OkStatus();
-  return InvalidArgument(
-      "--data", absl::StrCat(path,
-                             " is compressed and says not of what; name it .jsonl.zst when "
-                             "it holds JSON lines, or decompress plain text (zstd -d)"));
-}
-
-absl::Status AddFile(const std::string& path, BpeTrainer& trainer, int64_t& texts) {
-  RETURN_IF_ERROR(CheckName(path));
-  const bool jsonl = path.ends_with(".jsonl") || path.ends_with(".jsonl.zst");
-  ASSIGN_OR_RETURN(const auto reader, JsonlReader::Open(path, {.max_line_bytes = kMaxLineBytes}));
-  while (true) {
-    ASSIGN_OR_RETURN(const std::vector<NumberedLine> lines, reader->NextBatch());
-    if (lines.empty()) return absl::OkStatus();
-    for (const NumberedLine& line : lines) {
-      const absl::StatusOr<std::string> text = TextOf(line, jsonl);
-      if (!text.ok()) {
-        return InvalidArgument(
-            "--data", absl::StrCat(path, ", line ", line.number, ": ", text.status().message(),
-                                   "; fix or remove the line"));
-      }
-      trainer.AddText(*text);
-      ++texts;
-    }
-  }
-}
 
 // A tokenizer that is there is replaced only when asked: models are trained with it.
 absl::Status CheckOut(const TrainFlags& flags) {
@@ -91,14 +54,23 @@ absl::Status CheckOut(const TrainFlags& flags) {
 
 absl::StatusOr<ExitCode> Train(Session& session, const TrainFlags& flags) {
   RETURN_IF_ERROR(CheckOut(flags));
+  ASSIGN_OR_RETURN(const bool skip, SkipsMalformed(flags.malformed_lines));
   ASSIGN_OR_RETURN(const auto trainer, BpeTrainer::Create({.vocab_size = flags.vocab_size,
                                                            .min_frequency = flags.min_frequency}));
   ASSIGN_OR_RETURN(const auto work, LocalWork::Begin(session));
   const absl::Time start = absl::Now();
   int64_t texts = 0;
-  const absl::StatusOr<std::vector<DataFile>> files = ListDataFiles(flags.data);
-  if (!files.ok()) return InvalidArgument("--data", std::string(files.status().message()));
-  for (const DataFile& file : *files) RETURN_IF_ERROR(AddFile(file.path, *trainer, texts));
+  ASSIGN_OR_RETURN(TextFeed feed, TextFeed::Open({.paths = flags.data,
+                                                  .plain_text = true,
+                                                  .skip_malformed = skip,
+                                                  .limits = {.max_line_bytes = kMaxLineBytes}}));
+  while (true) {
+    ASSIGN_OR_RETURN(const std::optional<std::string> text, feed.Next());
+    if (!text.has_value()) break;
+    trainer->AddText(*text);
+    ++texts;
+  }
+  feed.NoteSkipped(session);
   if (texts == 0) return InvalidArgument("--data", "holds no text");
   ASSIGN_OR_RETURN(const TrainedTokenizer trained, trainer->Train());
   RETURN_IF_ERROR(WriteTokenizerFolder(trained, flags.out));
@@ -142,6 +114,11 @@ absl::StatusOr<ExitCode> Encode(Session& session, const CodecFlags& flags) {
     text = *flags.text;
   } else {
     ASSIGN_OR_RETURN(text, ReadInput());
+  }
+  // Encode would replace it, and the ids would be another text's.
+  if (const std::optional<size_t> bad = FirstNonUtf8(text); bad.has_value()) {
+    return InvalidArgument(flags.text.has_value() ? "TEXT" : "stdin",
+                           NotUtf8InWords(text, *bad, GuessFormat(text.substr(0, kGuessBytes))));
   }
   const std::vector<int32_t> ids = tokenizer->Encode(text);
   if (session.structured()) {
@@ -193,8 +170,8 @@ void AddTokenizerCommands(Registry& registry) {
                  [train_flags](Session& session) { return Train(session, *train_flags); });
   train
       ->add_option("--data", train_flags->data,
-                   ".jsonl or .jsonl.zst with a field `text` a line, a folder of them, or plain "
-                   "text a line; repeatable")
+                   ".jsonl, .jsonl.gz or .jsonl.zst with a field `text` a line, a folder of them, "
+                   "or plain text a line; UTF-8; repeatable")
       ->required()
       ->type_name("FILE")
       ->allow_extra_args(false);
@@ -203,6 +180,7 @@ void AddTokenizerCommands(Registry& registry) {
                    "Tokens, special ones and the 256 bytes included")
       ->required()
       ->type_name("N");
+  AddMalformedLines(*train, train_flags->malformed_lines);
   train->add_option("--min-frequency", train_flags->min_frequency, "Fewest times a pair is seen")
       ->type_name("N");
   train->add_option("--out", train_flags->out, "Folder for tokenizer.json")

@@ -193,7 +193,7 @@ bool CheckModel(const v1::ModelSpec& model, bool head_dim_given, Checker& check)
 
 void CheckPaths(const v1::DataSpec& data, Checker& check) {
   check.Path("data.path", data.path(),
-             "a .jsonl or .jsonl.zst file with a `text` field a line, or a folder of such files",
+             "a .jsonl, .jsonl.gz or .jsonl.zst file with a `text` field a line, or a folder of such files",
              true);
   if (!check.Require(data.more_paths_size() <= kMaxMorePaths, "data.more_paths",
                      absl::StrCat("has ", data.more_paths_size(), " entries, at most ",

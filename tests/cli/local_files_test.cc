@@ -60,16 +60,12 @@ TEST_F(LocalFilesTest, TokenizersTrainOnWhatJobsTrainOn) {
     EXPECT_EQ(json::parse(result.out)["texts"], 50);
     EXPECT_EQ(Read(out + "/tokenizer.json"), Read("tok/tokenizer.json"));
   }
-  const Result invalid =
-      Train(Write("latin1.jsonl", corpus_ + "{\"text\": \"caf\xe9\"}\n"), "tok3");
-  EXPECT_EQ(invalid.exit, 0) << invalid.err;
-  EXPECT_EQ(json::parse(invalid.out)["texts"], 51);
 }
 
 TEST_F(LocalFilesTest, WhatIsNoTextIsRefused) {
-  const Result compressed = Train(Write("corpus.txt.zst", Compressed(corpus_)), "tok");
+  const Result compressed = Train(Write("corpus.zst", Compressed(corpus_)), "tok");
   EXPECT_EQ(compressed.exit, 2);
-  EXPECT_THAT(compressed.err, HasSubstr("name it .jsonl.zst"));
+  EXPECT_THAT(compressed.err, HasSubstr("name it .jsonl.gz or .jsonl.zst"));
   fs::create_directory(folder_ / "empty");
   const Result folder = Train("empty", "tok");
   EXPECT_EQ(folder.exit, 2);
@@ -78,6 +74,56 @@ TEST_F(LocalFilesTest, WhatIsNoTextIsRefused) {
   EXPECT_EQ(broken.exit, 2);
   EXPECT_THAT(broken.err, HasSubstr("broken.jsonl, line 51: no field `text`"));
   EXPECT_FALSE(fs::exists(folder_ / "tok"));
+}
+
+TEST_F(LocalFilesTest, TokenizersLearnFromGzipAsFromThePlainFile) {
+  const std::string gzip = TestData("text/plain.jsonl.gz");
+  const Result result = Train(gzip, "tok");
+  ASSERT_EQ(result.exit, 0) << result.err;
+  EXPECT_EQ(json::parse(result.out)["texts"], 24);
+  EXPECT_THAT(Read("tok/tokenizer.json"), Not(HasSubstr("\\u001f")));
+  fs::copy_file(gzip, folder_ / "named.jsonl");  // what it is called does not matter
+  EXPECT_EQ(Train("named.jsonl", "again").exit, 0);
+  EXPECT_EQ(Read("again/tokenizer.json"), Read("tok/tokenizer.json"));
+}
+
+TEST_F(LocalFilesTest, OtherEncodingsAreNamedAndNeverLearned) {
+  const std::string gbk = TestData("text/gbk.jsonl");
+  const std::string refusal =
+      "gbk.jsonl, line 1: not UTF-8 (looks like GBK) at offset 10, byte 0xB4";
+  const Result lines = Train(gbk, "tok");
+  EXPECT_EQ(lines.exit, 2);
+  EXPECT_THAT(lines.err, HasSubstr(refusal));
+  fs::copy_file(gbk, folder_ / "gbk.txt");
+  const Result plain = Train("gbk.txt", "tok");
+  EXPECT_EQ(plain.exit, 2);
+  EXPECT_THAT(plain.err, HasSubstr("gbk.txt, line 1: not UTF-8 (looks like GBK) at offset 10"));
+  const Result wide = Train(Write("wide.txt", std::string("a\0b\0\n\0", 6)), "tok");
+  EXPECT_EQ(wide.exit, 2);
+  EXPECT_THAT(wide.err, HasSubstr("line 1: not UTF-8 (looks like UTF-16) at offset 1"));
+  const Result array = Train(Write("array.json", "[\n {\"text\": \"one\"}\n]\n"), "tok");
+  EXPECT_EQ(array.exit, 2);
+  EXPECT_THAT(array.err, HasSubstr("line 1: not plain text (looks like one JSON array)"));
+  const Result objects = Train(Write("objects.txt", corpus_), "tok");
+  EXPECT_EQ(objects.exit, 2);
+  EXPECT_THAT(objects.err, HasSubstr("name the file .jsonl"));
+  EXPECT_FALSE(fs::exists(folder_ / "tok"));
+
+  Write("mixed.jsonl", corpus_ + "{\"text\": \"caf\xe9\"}\n");
+  std::vector<std::string> command = TrainCommand("mixed.jsonl", "tok");
+  command.insert(command.end(), {"--malformed-lines", "skip"});
+  const Result skipped = Mindforge(command);
+  ASSERT_EQ(skipped.exit, 0) << skipped.err;
+  EXPECT_EQ(json::parse(skipped.out)["texts"], 50);
+  EXPECT_THAT(skipped.err, HasSubstr("mixed.jsonl: 1 line cannot be used: line 51: not UTF-8 "
+                                     "(looks like Windows-1252) at offset 13, byte 0xE9"));
+}
+
+TEST_F(LocalFilesTest, EncodeTakesTextAlone) {
+  ASSERT_EQ(Train(Write("corpus.jsonl", corpus_), "tok").exit, 0);
+  const Result result = Mindforge({"tokenizer", "encode", "--tokenizer", "tok", "caf\xe9"});
+  EXPECT_EQ(result.exit, 2);
+  EXPECT_THAT(result.err, HasSubstr("not UTF-8 (looks like Windows-1252) at offset 3"));
 }
 
 TEST_F(LocalFilesTest, ATokenizerIsReplacedOnlyWhenAsked) {

@@ -96,6 +96,18 @@ TEST_F(ModelEvalTest, SaysWhatIsWrong) {
   Result result = Eval({"--data", Write("broken.jsonl", good + "{\"txt\": 1}\n")});
   EXPECT_EQ(result.exit, 2);
   EXPECT_THAT(result.err, HasSubstr("broken.jsonl, line 2: no field `text`"));
+  const std::string gbk = TestData("text/gbk.jsonl");
+  result = Eval({"--data", gbk});
+  EXPECT_EQ(result.exit, 2);
+  EXPECT_THAT(result.err,
+              HasSubstr("gbk.jsonl, line 1: not UTF-8 (looks like GBK) at offset 10, byte 0xB4"));
+  result = Eval({"--data", gbk, "--malformed-lines", "skip", "-o", "json"});
+  ASSERT_EQ(result.exit, 0) << result.err;
+  EXPECT_EQ(json::parse(result.out)["texts"], 4);
+  EXPECT_THAT(result.err, HasSubstr("20 lines cannot be used: line 1: not UTF-8"));
+  result = Eval({"--data", TestData("text/plain.jsonl.gz"), "-o", "json"});
+  ASSERT_EQ(result.exit, 0) << result.err;
+  EXPECT_EQ(json::parse(result.out)["texts"], 24);
   result = Eval({"--data", "absent.jsonl"});
   EXPECT_EQ(result.exit, 2);
   EXPECT_THAT(result.err, HasSubstr("absent.jsonl"));

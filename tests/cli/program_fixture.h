@@ -4,6 +4,7 @@
 
 #include <unistd.h>
 
+#include <cstdlib>
 #include <filesystem>
 #include <fstream>
 #include <string>
@@ -18,6 +19,10 @@
 namespace mindforge::cli {
 
 inline constexpr char kJobFile[] = "name: tang\ndata: {path: a.jsonl, tokenizer: /t}\n";
+
+inline std::string TestData(const std::string& name) {
+  return std::string(std::getenv("MINDFORGE_TEST_DATA")) + "/" + name;
+}
 
 class ProgramTest : public ::testing::Test {
  protected:

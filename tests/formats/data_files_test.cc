@@ -80,6 +80,7 @@ TEST_F(DataFilesTest, TakesAFoldersFilesByName) {
   dir_.Write("set/b.jsonl.zst", Compressed(Line("second one")));
   dir_.Write("set/a.jsonl", Line("first one"));
   dir_.Write("set/c.jsonl", Line("third one"));
+  dir_.Write("set/c.jsonl.gz", "not looked at: what it was unpacked to is there");
   dir_.Write("set/.hidden.jsonl", "not looked at");
   dir_.Write("set/notes.txt", "not looked at");
   dir_.Write("set/deeper/d.jsonl", "not looked at");
@@ -171,15 +172,6 @@ TEST_F(DataFilesTest, SkipsAndCountsMalformedLinesWhenAsked) {
               AllOf(HasSubstr("nothing to train on"), HasSubstr("line 1")));
 }
 
-TEST_F(DataFilesTest, ReplacesWhatIsNotUtf8) {
-  const std::string a = dir_.Write("a.jsonl",
-                                   "{\"text\": \"bad \xFF byte\"}\n"
-                                   "{\"text\": \"cut \xE4\xBD\"}\n"
-                                   "{\"text\": \"surrogate \xED\xA0\x80\"}\n");
-  EXPECT_EQ(TextsOf({a}), (std::vector<std::string>{"bad \uFFFD byte", "cut \uFFFD",
-                                                    "surrogate \uFFFD\uFFFD\uFFFD"}));
-}
-
 TEST_F(DataFilesTest, CountsALineAboveTheLimitAsMalformed) {
   options_.limits = {.block_bytes = 16, .max_line_bytes = 60};
   options_.malformed = MalformedLines::kSkip;
@@ -214,7 +206,8 @@ TEST_F(DataFilesTest, ALineAboveTheLimitTakesNoOtherWithIt) {
 
 TEST_F(DataFilesTest, SaysWhichFolderItCannotUse) {
   fs::create_directories(dir_.File("empty/deeper"));
-  EXPECT_THAT(Problem({dir_.File("empty")}), HasSubstr("holds no .jsonl or .jsonl.zst file"));
+  EXPECT_THAT(Problem({dir_.File("empty")}),
+              HasSubstr("holds no .jsonl, .jsonl.gz or .jsonl.zst file"));
   const std::string a = dir_.Write("a.jsonl", Line("one two"));
   options_.cache_dir = a + "/cache";  // below a file; permissions do not stop a root user
   options_.paths = {a};

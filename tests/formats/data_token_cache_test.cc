@@ -121,8 +121,9 @@ TEST_F(TokenCacheTest, ListsBrokenLinesWithNumberAndReason) {
   EXPECT_THAT(problem, HasSubstr("data.jsonl: 8 lines cannot be used"));
   for (const char* says :
        {"line 2: not JSON", "line 4: not an object but array", "line 5: no field `text`",
-        "line 6: `text` is not a string but number", "line 7: `text` is empty", "line 8: not JSON",
-        "line 9: not JSON", "line 10: not JSON"}) {
+        "line 6: `text` is not a string but number", "line 7: `text` is empty",
+        "line 8: not UTF-8 at offset 18, byte 0xFF",
+        "line 9: not JSON: column 22: half of a surrogate pair", "line 10: not JSON"}) {
     EXPECT_THAT(problem, HasSubstr(says));
   }
   EXPECT_THAT(problem, Not(HasSubstr("line 1:")));

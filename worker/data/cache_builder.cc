@@ -8,11 +8,11 @@
 
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
-#include "absl/strings/str_join.h"
 #include "absl/types/span.h"
 #include "common/check.h"
 #include "common/logging.h"
 #include "common/status_macros.h"
+#include "worker/data/bad_lines.h"
 #include "worker/data/jsonl_reader.h"
 #include "worker/data/progress_meter.h"
 #include "worker/data/token_file.h"
@@ -21,19 +21,13 @@ namespace mindforge {
 namespace {
 
 constexpr int kMaxThreads = 8;
-constexpr size_t kShownProblems = 10;
 constexpr int64_t kNarrowVocab = int64_t{1} << 16;
-
-struct BadLine {
-  int64_t number = 0;
-  std::string reason;
-};
 
 // What one thread made of its share of a batch.
 struct Share {
   std::vector<int32_t> ids;
   std::vector<int64_t> lengths;
-  std::vector<BadLine> bad_lines;  // the first kShownProblems
+  std::vector<BadLine> bad_lines;  // the first BadLines::kShownLines
   int64_t bad_count = 0;
   bool has_pair = false;  // some text has two tokens or more: an input and a target
 };
@@ -45,7 +39,7 @@ void EncodeLines(absl::Span<const NumberedLine> lines, const Tokenizer& tokenize
     const absl::StatusOr<std::string> text = TextOfLine(line);
     if (!text.ok()) {
       ++share->bad_count;
-      if (share->bad_lines.size() < kShownProblems) {
+      if (share->bad_lines.size() < BadLines::kShownLines) {
         share->bad_lines.push_back({line.number, std::string(text.status().message())});
       }
       continue;
@@ -95,50 +89,36 @@ class Verdict {
   explicit Verdict(const std::vector<DataFile>& files) : files_(files) {}
 
   void Add(const Share& share, const DataFile& file) {
-    bad_count_ += share.bad_count;
+    bad_.Add(file.path, share.bad_count, share.bad_lines);
     has_pair_ |= share.has_pair;
-    for (const BadLine& line : share.bad_lines) {
-      if (shown_.size() == kShownProblems) break;
-      const std::string place = files_.size() == 1 ? "" : absl::StrCat(file.path, ", ");
-      shown_.push_back(absl::StrCat(place, "line ", line.number, ": ", line.reason));
-    }
   }
 
-  int64_t bad_count() const { return bad_count_; }
+  int64_t bad_count() const { return bad_.count(); }
 
   // OK, or why nothing can be trained on.
   absl::Status ToStatus(MalformedLines malformed) const {
-    if (malformed == MalformedLines::kRefuse && bad_count_ > 0) {
-      return absl::InvalidArgumentError(
-          absl::StrCat(files_.size() == 1 ? absl::StrCat(files_[0].path, ": ") : "", BadLines(),
-                       ". Each line must be a JSON object with a non-empty string `text`; mend "
-                       "them, or leave them out with malformed_lines: skip"));
+    const bool single = files_.size() == 1;
+    if (malformed == MalformedLines::kRefuse && bad_.count() > 0) {
+      return absl::InvalidArgumentError(absl::StrCat(
+          single ? absl::StrCat(files_[0].path, ": ") : "", bad_.InWords(!single),
+          ". Each line must be a JSON object with a non-empty string `text`, in UTF-8 (iconv "
+          "converts other encodings, jq -c '.[]' a JSON array); mend them, or leave them out with "
+          "malformed_lines: skip"));
     }
     if (has_pair_) return absl::OkStatus();
     return absl::InvalidArgumentError(absl::StrCat(
-        files_[0].path, files_.size() == 1 ? "" : absl::StrCat(" and ", files_.size() - 1, " more"),
-        files_.size() == 1 ? " holds" : " hold",
+        files_[0].path, single ? " holds" : absl::StrCat(" and ", files_.size() - 1, " more hold"),
         " no text of two tokens or more: nothing to train on",
-        bad_count_ > 0 ? absl::StrCat("; ", BadLines()) : ""));
+        bad_.count() > 0 ? absl::StrCat("; ", bad_.InWords(!single)) : ""));
   }
 
   void LogSkipped() const {
-    if (bad_count_ > 0) MF_LOG(WARNING) << files_[0].path << ": left out: " << BadLines();
+    for (const std::string& file : bad_.PerFile()) MF_LOG(WARNING) << "left out: " << file;
   }
 
  private:
-  // "3 lines cannot be used: line 2: not JSON; …".
-  std::string BadLines() const {
-    std::string text = absl::StrCat(bad_count_, bad_count_ == 1 ? " line" : " lines",
-                                    " cannot be used: ", absl::StrJoin(shown_, "; "));
-    const auto shown = static_cast<int64_t>(shown_.size());
-    if (bad_count_ > shown) absl::StrAppend(&text, "; and ", bad_count_ - shown, " more");
-    return text;
-  }
-
   const std::vector<DataFile>& files_;
-  std::vector<std::string> shown_;
-  int64_t bad_count_ = 0;
+  BadLines bad_;
   bool has_pair_ = false;
 };
 

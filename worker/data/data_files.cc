@@ -2,6 +2,7 @@
 
 #include <sys/stat.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <memory>
 #include <utility>
@@ -9,6 +10,7 @@
 #include "absl/strings/str_cat.h"
 #include "common/check.h"
 #include "common/durable_file.h"
+#include "common/logging.h"
 #include "common/status_macros.h"
 #include "worker/data/byte_source.h"
 #include "xxhash.h"
@@ -23,8 +25,9 @@ absl::Status Add(const std::string& path, std::vector<DataFile>* files) {
   struct stat info {};
   if (::stat(path.c_str(), &info) != 0) {
     if (errno != ENOENT) return ErrnoStatus(errno, "cannot stat", path);
-    return absl::NotFoundError(absl::StrCat(
-        "no dataset ", path, "; give a .jsonl or .jsonl.zst file, or a folder of such files"));
+    return absl::NotFoundError(
+        absl::StrCat("no dataset ", path,
+                     "; give a .jsonl, .jsonl.gz or .jsonl.zst file, or a folder of such files"));
   }
   if (!S_ISDIR(info.st_mode)) {
     files->push_back({path, info.st_size});
@@ -33,7 +36,10 @@ absl::Status Add(const std::string& path, std::vector<DataFile>* files) {
   ASSIGN_OR_RETURN(const std::vector<std::string> names, ListDir(path));
   const size_t before = files->size();
   for (const std::string& name : names) {
-    if (name.starts_with(".") || !(name.ends_with(".jsonl") || name.ends_with(".jsonl.zst"))) {
+    if (name.starts_with(".") || !NamesJsonLines(name)) continue;
+    if (name.ends_with(".gz") &&
+        std::binary_search(names.begin(), names.end(), std::string(WithoutCompression(name)))) {
+      MF_LOG(WARNING) << JoinPath(path, name) << " is left out: the plain file is beside it";
       continue;
     }
     const std::string file = JoinPath(path, name);
@@ -48,7 +54,7 @@ absl::Status Add(const std::string& path, std::vector<DataFile>* files) {
   if (files->size() > before) return absl::OkStatus();
   return absl::InvalidArgumentError(
       absl::StrCat("the folder ", path,
-                   " holds no .jsonl or .jsonl.zst file (folders inside it do "
+                   " holds no .jsonl, .jsonl.gz or .jsonl.zst file (folders inside it do "
                    "not count); name them, or give the right folder"));
 }
 
@@ -69,6 +75,15 @@ absl::StatusOr<uint64_t> DigestOfFile(const std::string& path, int64_t stored_be
 }
 
 }  // namespace
+
+std::string_view WithoutCompression(std::string_view name) {
+  for (const std::string_view suffix : {".gz", ".zst"}) {
+    if (name.ends_with(suffix)) return name.substr(0, name.size() - suffix.size());
+  }
+  return name;
+}
+
+bool NamesJsonLines(std::string_view name) { return WithoutCompression(name).ends_with(".jsonl"); }
 
 absl::StatusOr<std::vector<DataFile>> ListDataFiles(const std::vector<std::string>& paths) {
   std::vector<DataFile> files;

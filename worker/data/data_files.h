@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "absl/status/statusor.h"
@@ -16,9 +17,15 @@ struct DataFile {
   int64_t stored_bytes = 0;  // on disk
 };
 
-// Each path's file, or the folder's *.jsonl and *.jsonl.zst by name; folders in it and hidden files
-// are left out. NOT_FOUND: a path is not there. INVALID_ARGUMENT: a folder without such files, or
-// more than 100,000 of them.
+// The name without .gz or .zst at its end.
+std::string_view WithoutCompression(std::string_view name);
+
+// Whether a file of this name holds JSON lines: *.jsonl, *.jsonl.gz, *.jsonl.zst.
+bool NamesJsonLines(std::string_view name);
+
+// Each path's file, or the folder's files of JSON lines by name; folders in it and hidden files
+// are left out, and a .gz beside the plain file of its name (gunzip -k leaves both). NOT_FOUND: a
+// path is not there. INVALID_ARGUMENT: a folder without such files, or more than 100,000 of them.
 absl::StatusOr<std::vector<DataFile>> ListDataFiles(const std::vector<std::string>& paths);
 
 int64_t StoredBytes(absl::Span<const DataFile> files);

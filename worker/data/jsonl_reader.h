@@ -1,4 +1,6 @@
-// A jsonl file in batches of whole lines, and the text of one line. It does not know tokens.
+// A file of lines in batches of whole ones, and what one line holds: a JSON object, its `text`, or
+// plain text. It does not know tokens. The surprising choice: what is not UTF-8 is never repaired,
+// since a text of replacement characters would be learned without a word.
 #pragma once
 
 #include <cstdint>
@@ -9,15 +11,17 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "nlohmann/json.hpp"
 #include "worker/data/byte_source.h"
 #include "xxhash.h"
 
 namespace mindforge {
 
 struct NumberedLine {
-  int64_t number = 0;      // from 1
-  std::string_view text;   // empty when too long
-  size_t longer_than = 0;  // the limit in bytes when the line is above it
+  int64_t number = 0;       // from 1
+  std::string_view text;    // empty when too long
+  size_t longer_than = 0;   // the limit in bytes when the line is above it
+  std::string_view format;  // what the file looks like if not lines of text (GuessFormat), else ""
 };
 
 struct JsonlLimits {
@@ -25,8 +29,9 @@ struct JsonlLimits {
   size_t max_line_bytes = size_t{256} << 20;
 };
 
-// Reads lines and hashes all bytes on the way; a .zst file is decompressed. Memory: a block and the
-// longest line. One thread at a time.
+// Reads lines and hashes all bytes on the way, decompressed ones (see ByteSource). A byte order
+// mark in front of the first line is no part of it. Memory: a block and the longest line. One
+// thread at a time.
 class JsonlReader {
  public:
   // Errors as ByteSource::Open.
@@ -50,6 +55,8 @@ class JsonlReader {
   // Drops what is in the buffer and the rest of that line.
   absl::Status DropLine();
   void CutLines(std::string_view whole, std::vector<NumberedLine>* lines);
+  // Looks at what the file begins with, and drops a byte order mark.
+  void LookAtBeginning();
 
   const std::unique_ptr<ByteSource> source_;
   const JsonlLimits limits_;
@@ -57,12 +64,17 @@ class JsonlReader {
   std::string buffer_;
   size_t consumed_ = 0;  // of buffer_: lines already handed out
   int64_t lines_ = 0;
+  std::string_view format_;
+  bool looked_ = false;  // at the beginning
   bool finished_ = false;
   bool dropped_ = false;  // the buffer holds what follows an over-long line, whole lines perhaps
 };
 
-// The `text` of a line's object; what of the line is not UTF-8 counts as U+FFFD, as with Python's
-// errors='replace'. INVALID_ARGUMENT: why the line cannot be used.
+// What a line holds. INVALID_ARGUMENT: why it cannot be used, in words that fit behind "line 7: ".
+absl::StatusOr<nlohmann::json> ObjectOfLine(const NumberedLine& line);
+// The object's `text`.
 absl::StatusOr<std::string> TextOfLine(const NumberedLine& line);
+// The line itself, with a newline, where a file is plain text.
+absl::StatusOr<std::string> PlainTextOfLine(const NumberedLine& line);
 
 }  // namespace mindforge
