@@ -6,6 +6,7 @@
 #include "absl/strings/str_cat.h"
 #include "coordinator/scheduler/checkpoints.h"
 #include "coordinator/scheduler/membership.h"
+#include "coordinator/scheduler/set_aside.h"
 
 namespace mindforge::sched {
 namespace {
@@ -52,6 +53,26 @@ bool NameIsFree(Context& c, const std::string& name) {
     return false;
   }
   return true;
+}
+
+// What a job that does not train makes of it; one that does acts in this step.
+void Scaled(Context& c, Job& job) {
+  const std::string scaled =
+      absl::StrCat("scaled to ", job.wish.min_workers, " to ", job.wish.max_workers, " workers, ");
+  job.scale_asked = job.active() && job.state != JobState::kPausing;
+  if (job.state == JobState::kStarting ||
+      (job.state == JobState::kResizing && job.stop == StopPurpose::kNone)) {
+    Explain(c, job,
+            absl::StrCat("starts on ", job.members.size(),
+                         job.members.size() == 1 ? " device; " : " devices; ", scaled,
+                         "which it comes to when it trains"));
+  } else if (job.state == JobState::kResizing) {
+    Explain(
+        c, job,
+        absl::StrCat("writes a checkpoint and stops; ", scaled, "which its next start follows"));
+  } else if (job.state == JobState::kPaused || job.state == JobState::kPausing) {
+    Explain(c, job, absl::StrCat("paused as asked; ", scaled, "which counts once it is resumed"));
+  }
 }
 
 }  // namespace
@@ -220,6 +241,7 @@ void On(Context& c, const ScaleJob& command) {
   job->wish.max_workers = command.max;
   Save(c, *job);
   c.state.reschedule = true;
+  Scaled(c, *job);
 }
 
 void On(Context& c, const DeleteJob& command) {
@@ -263,6 +285,7 @@ void On(Context& c, const DrainWorker& command) {
   if (Known(c, command.request)) return;
   Remember(c, command.request);
   Worker& worker = c.state.workers.at(found->id);
+  if (!command.drained) ForgetFaults(c, worker);
   if (worker.drained == command.drained) return;
   worker.drained = command.drained;
   c.dirty_workers.insert(worker.id);

@@ -11,8 +11,6 @@ namespace {
 
 constexpr size_t kMaxReasonBytes = 2000;
 
-QueueKey KeyOf(const Job& job) { return {-int64_t{job.wish.priority}, job.sequence}; }
-
 void AddEvent(Context& c, Job& job) {
   JobEvent event{c.now.wall, job.state, job.generation, job.reason};
   ++job.event_count;
@@ -24,16 +22,18 @@ void AddEvent(Context& c, Job& job) {
                                    job.reason));
 }
 
-std::string Shortened(std::string text) {
-  if (text.size() <= kMaxReasonBytes) return text;
-  text.resize(kMaxReasonBytes);
+}  // namespace
+
+QueueKey KeyOf(const Job& job) { return {-int64_t{job.wish.priority}, job.sequence}; }
+
+std::string Shortened(std::string text, size_t bytes) {
+  if (text.size() <= bytes) return text;
+  text.resize(bytes);
   // Not in the middle of a character: gRPC refuses to send such a string.
   while (!text.empty() && (text.back() & 0xC0) == 0x80) text.pop_back();
   if (!text.empty() && (text.back() & 0x80) != 0) text.pop_back();
   return text + "...";
 }
-
-}  // namespace
 
 void CollectRows(Context& c) {
   for (const JobId& id : c.dirty_jobs) {
@@ -68,7 +68,7 @@ void Save(Context& c, Job& job) {
 }
 
 void Explain(Context& c, Job& job, std::string reason) {
-  reason = Shortened(std::move(reason));
+  reason = Shortened(std::move(reason), kMaxReasonBytes);
   if (job.reason == reason) return;
   job.reason = std::move(reason);
   AddEvent(c, job);
@@ -78,7 +78,7 @@ void Explain(Context& c, Job& job, std::string reason) {
 void Move(Context& c, Job& job, JobState to, std::string reason) {
   if (job.state == JobState::kQueued) c.state.queue.erase(KeyOf(job));
   Transition(&job.state, to);
-  job.reason = Shortened(std::move(reason));
+  job.reason = Shortened(std::move(reason), kMaxReasonBytes);
   if (to == JobState::kQueued) {
     c.state.queue[KeyOf(job)] = job.id;
     job.queued_since = c.now.mono;
@@ -99,8 +99,9 @@ void Move(Context& c, Job& job, JobState to, std::string reason) {
 }
 
 void Mark(Context& c, Job& job, MilestoneKind kind, int64_t step, std::string text) {
-  c.out.changes.milestones.push_back(
-      {job.id, {++job.milestone_count, kind, c.now.wall, step, Shortened(std::move(text))}});
+  c.out.changes.milestones.push_back({job.id,
+                                      {++job.milestone_count, kind, c.now.wall, step,
+                                       Shortened(std::move(text), kMaxReasonBytes)}});
   c.out.touched_jobs.insert(job.id);
 }
 
@@ -135,6 +136,12 @@ void EraseJob(Context& c, const JobId& id) {
   c.state.jobs.erase(it);
   c.dirty_jobs.erase(id);
   c.out.touched_jobs.insert(id);
+}
+
+void ForgetWorker(Context& c, const WorkerId& id) {
+  c.dirty_workers.erase(id);
+  c.out.changes.deleted_workers.push_back(id);
+  c.state.workers.erase(id);
 }
 
 void HoldDevices(Context& c, Job& job, std::vector<MemberPlace> places) {
@@ -177,6 +184,11 @@ std::vector<Candidate> AllCandidates(const State& state, const Job* job) {
     if (worker.state() != WorkerState::kReady) continue;
     for (const Device& device : worker.devices) {
       Candidate candidate{{id, device.id}, worker.name, device.kind, device.signature, -1, ""};
+      if (!worker.faults.empty()) {
+        const auto faults = worker.faults.find(device.id);
+        candidate.faults = faults == worker.faults.end() ? nullptr : &faults->second;
+        candidate.worker_has_faults = true;
+      }
       const auto holder = state.holders.find({id, device.id});
       const auto status = worker.statuses.find(device.id);
       if (holder != state.holders.end()) {
@@ -202,9 +214,14 @@ std::vector<Candidate> AllCandidates(const State& state, const Job* job) {
   return all;
 }
 
-PlacementRequest RequestOf(const Job& job) {
-  return {job.wish.min_workers, job.wish.max_workers, job.wish.accumulation_steps, job.wish.device,
-          job.device_signature};
+PlacementRequest RequestOf(const Context& c, const Job& job) {
+  return {.min = job.wish.min_workers,
+          .max = job.wish.max_workers,
+          .accumulation_steps = job.wish.accumulation_steps,
+          .kind = job.wish.device,
+          .signature = job.device_signature,
+          .job = job.id,
+          .now = c.now.mono};
 }
 
 std::string WorkerName(const State& state, const WorkerId& id) {

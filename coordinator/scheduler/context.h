@@ -48,6 +48,9 @@ void Mark(Context& c, Job& job, MilestoneKind kind, int64_t step, std::string te
 Job& InsertJob(State& state, Job job);
 void EraseJob(Context& c, const JobId& id);
 
+// The worker is not known any more. REQUIRES: it holds no job.
+void ForgetWorker(Context& c, const WorkerId& id);
+
 // Gives the job these devices, by rank, in place of those it held.
 void HoldDevices(Context& c, Job& job, std::vector<MemberPlace> places);
 // The job holds no device any more.
@@ -56,13 +59,17 @@ void ReleaseDevices(Context& c, Job& job);
 void WakeMembers(Context& c, const Job& job);
 
 // Every device of a live worker, free or not, as `job` (null: nobody) would see it. A lost worker's
-// are left out; so are a draining one's.
+// are left out; so are a draining one's. Points into the state.
 std::vector<Candidate> AllCandidates(const State& state, const Job* job);
-PlacementRequest RequestOf(const Job& job);
+PlacementRequest RequestOf(const Context& c, const Job& job);
+QueueKey KeyOf(const Job& job);
 
 std::string WorkerName(const State& state, const WorkerId& id);
 // "job 'name'".
 std::string InWords(const Job& job);
+
+// At most `bytes` of the text, whole characters.
+std::string Shortened(std::string text, size_t bytes);
 
 // An error of a command, with its reason in UPPER_SNAKE.
 absl::Status CommandError(absl::StatusCode code, std::string_view reason, std::string message);

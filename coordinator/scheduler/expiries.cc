@@ -16,6 +16,13 @@ void ExpireLeases(Context& c) {
   std::vector<WorkerId> forgotten;
   for (auto& [id, worker] : c.state.workers) {
     const absl::Duration due = worker.lease_from + c.state.settings.worker_lease;
+    for (auto& [device, faults] : worker.faults) {
+      if (c.now.mono < faults.until) {
+        FallsDue(c, faults.until);
+      } else {
+        faults.until = -absl::InfiniteDuration();
+      }
+    }
     if (!worker.lost && c.now.mono < due) {
       FallsDue(c, due);
       continue;
@@ -38,11 +45,7 @@ void ExpireLeases(Context& c) {
       FallsDue(c, std::max(forget, c.now.mono + absl::Minutes(1)));
     }
   }
-  for (const WorkerId& id : forgotten) {
-    c.state.workers.erase(id);
-    c.dirty_workers.erase(id);
-    c.out.changes.deleted_workers.push_back(id);
-  }
+  for (const WorkerId& id : forgotten) ForgetWorker(c, id);
 }
 
 struct Silence {

@@ -6,6 +6,8 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/time.h"
+#include "coordinator/scheduler/claims.h"
+#include "coordinator/scheduler/set_aside.h"
 
 namespace mindforge::sched {
 namespace {
@@ -17,6 +19,15 @@ std::string GoesOnFrom(const State& state, const Job& job) {
   const Checkpoint* newest = NewestCheckpoint(state, job.id);
   return newest == nullptr ? "from the beginning (it has no checkpoint)"
                            : absl::StrCat("from the checkpoint of step ", newest->step);
+}
+
+// Generations whose steps are all done again leave no trace: the list grows with what was
+// committed, not with every try.
+void AddWorldSize(Job& job, const WorldSizeChange& change) {
+  auto& sizes = job.world_sizes;
+  while (!sizes.empty() && sizes.back().from_step >= change.from_step) sizes.pop_back();
+  if (sizes.size() >= kMaxWorldSizes) sizes.erase(sizes.begin());
+  sizes.push_back(change);
 }
 
 void BeginGeneration(Context& c, Job& job, const Placement& placement) {
@@ -33,7 +44,7 @@ void BeginGeneration(Context& c, Job& job, const Placement& placement) {
   const int world = static_cast<int>(places.size());
   if (before != 0 && before != world) Record(c, Measure::kWorldSizeChange, "");
   const int64_t from = newest == nullptr ? 0 : newest->step;
-  job.world_sizes.push_back({job.generation, Step(from), world});
+  AddWorldSize(job, {job.generation, Step(from), world});
   if (before != world) {
     Mark(c, job, MilestoneKind::kWorldSize, from,
          absl::StrCat("generation ", job.generation.value(), ": ", world,
@@ -66,7 +77,7 @@ void FormGeneration(Context& c, Job& job, const std::string& why) {
     ReleaseDevices(c, job);
     return Move(c, job, JobState::kQueued, why);
   }
-  const Placement placement = Place(RequestOf(job), AllCandidates(c.state, &job));
+  const Placement placement = Place(RequestOf(c, job), CandidatesFor(c, job));
   if (placement.ranks.empty()) {
     job.stop = StopPurpose::kNone;
     ReleaseDevices(c, job);
@@ -82,10 +93,6 @@ void FormGeneration(Context& c, Job& job, const std::string& why) {
 bool AllGone(const Job& job) {
   return std::all_of(job.live.begin(), job.live.end(),
                      [](const MemberLive& live) { return live.gone; });
-}
-
-bool Stopping(const Job& job) {
-  return job.state == JobState::kPausing || job.stop != StopPurpose::kNone;
 }
 
 void Stopped(Context& c, Job& job) {
@@ -108,16 +115,43 @@ void Stopped(Context& c, Job& job) {
   }
 }
 
+// ", but 59 of its 60 steps changed nothing (…)": a result that is not what its steps suggest.
+std::string SkippedInWords(const Job& job) {
+  const int64_t skipped = job.progress.skipped_steps;
+  if (skipped == 0) return "";
+  return absl::StrCat(", but ", skipped, " of ", std::max(job.progress.total_steps, job.max_step),
+                      skipped == 1 ? " step" : " steps",
+                      " changed nothing, as the gradients were not finite");
+}
+
 void BecomeRunning(Context& c, Job& job) {
   if (job.started_at == absl::InfinitePast()) job.started_at = c.now.wall;
   if (!job.recovery_cause.empty()) {
     Record(c, Measure::kRecoverySeconds, "running",
            absl::ToDoubleSeconds(c.now.mono - job.recovery_since));
   }
-  const size_t world = job.members.size();
-  Move(c, job, JobState::kRunning,
-       absl::StrCat("trains on ", world, world == 1 ? " device" : " devices"));
+  Move(c, job, JobState::kRunning, TrainsInWords(job));
   c.state.reschedule = true;  // it may have been scaled or lost a worker to draining meanwhile
+}
+
+// The furthest step that is known to have been done, ever.
+int64_t Reached(const State& state, const Job& job) {
+  const Checkpoint* newest = NewestCheckpoint(state, job.id);
+  int64_t step = std::max(job.max_step, newest == nullptr ? 0 : newest->step);
+  for (const MemberLive& live : job.live) step = std::max(step, live.step);
+  return step;
+}
+
+// True when an end of a trainer counts: one that is a failure of its own always, any other when no
+// step beyond the furthest ever came since the one before. So a loop ends, whatever ends its
+// trainers.
+bool Counts(Context& c, Job& job, Verdict verdict) {
+  if (verdict != Verdict::kCounted && verdict != Verdict::kIdleCounted) return false;
+  const int64_t reached = Reached(c.state, job);
+  const bool got_on = reached > job.exit_step;
+  job.exit_step = std::max(job.exit_step, reached);
+  Save(c, job);
+  return verdict == Verdict::kCounted || !got_on;
 }
 
 // What a failure that counts means for a job that has some left: it waits before it is tried again.
@@ -129,6 +163,28 @@ std::string CountFailure(Context& c, Job& job, const std::string& what) {
 }
 
 }  // namespace
+
+bool Stopping(const Job& job) {
+  return job.state == JobState::kPausing || job.stop != StopPurpose::kNone;
+}
+
+bool WantsDevices(const Context& c, const Job& job) {
+  return job.state == JobState::kQueued && !job.pause_requested && c.now.mono >= job.not_before &&
+         !AllStepsCommitted(c.state, job);
+}
+
+std::string TrainsInWords(const Job& job) {
+  const size_t world = job.members.size();
+  std::string text = absl::StrCat("trains on ", world, world == 1 ? " device" : " devices");
+  if (job.checkpoint_failures > 0) {
+    absl::StrAppend(&text, "; ",
+                    job.checkpoint_failures == 1
+                        ? "the newest checkpoint"
+                        : absl::StrCat("the last ", job.checkpoint_failures, " checkpoints"),
+                    " could not be written: ", job.checkpoint_error);
+  }
+  return text;
+}
 
 bool AllStepsCommitted(const State& state, const Job& job) {
   const Checkpoint* newest = NewestCheckpoint(state, job.id);
@@ -200,8 +256,8 @@ void Succeed(Context& c, Job& job) {
   job.stop_by = c.now.mono + kWindDown;
   FallsDue(c, job.stop_by);
   Move(c, job, JobState::kSucceeded,
-       absl::StrCat("all steps are done; the result is the checkpoint of step ", newest->step,
-                    " in ", newest->path));
+       absl::StrCat("all steps are done", SkippedInWords(job),
+                    "; the result is the checkpoint of step ", newest->step, " in ", newest->path));
   Settle(c, job);
 }
 
@@ -214,13 +270,20 @@ void MemberEnded(Context& c, Job& job, int rank, const Judgement& judgement) {
   std::string reason = who + judgement.reason;
   if (job.active()) {
     if (judgement.verdict == Verdict::kFailJob) return Fail(c, job, reason);
-    if (judgement.verdict == Verdict::kCounted) {
+    if (judgement.fault != Fault::kNone) {
+      NoteFault(c, job, job.members[rank], judgement.fault == Fault::kUnfit, judgement.reason);
+    }
+    if (judgement.verdict == Verdict::kDone) NoteGoodRun(c, job, job.members[rank]);
+    if (Counts(c, job, judgement.verdict)) {
       ++job.failures;
-      Save(c, job);
+      if (judgement.verdict == Verdict::kIdleCounted) {
+        absl::StrAppend(&reason, ", with no step beyond ", job.exit_step,
+                        " since a trainer ended before");
+      }
       if (job.failures >= std::max(1, job.wish.max_failures)) {
         return Fail(c, job,
                     absl::StrCat("failed ", job.failures, " times (max_failures is ",
-                                 job.wish.max_failures, "); the last: ", who, judgement.reason));
+                                 job.wish.max_failures, "); the last: ", reason));
       }
       reason = CountFailure(c, job, reason);
       if (Stopping(job)) Explain(c, job, reason);
@@ -266,35 +329,6 @@ void Settle(Context& c, Job& job) {
     return m.seen && (m.phase == Phase::kTraining || m.phase == Phase::kFinished);
   });
   if (all_train && job.state != JobState::kRunning) BecomeRunning(c, job);
-}
-
-void GrowAndMove(Context& c, Job& job, bool may_grow) {
-  if (job.state != JobState::kRunning || job.rank0_finished) return;
-  const int world = static_cast<int>(job.members.size());
-  if (world > job.wish.max_workers || world < job.wish.min_workers) {
-    return RequestStop(
-        c, job, StopPurpose::kResize,
-        absl::StrCat("scaled to ", job.wish.min_workers, " to ", job.wish.max_workers,
-                     " workers, has ", world, ": writes a checkpoint and stops"));
-  }
-  for (const MemberPlace& member : job.members) {
-    const Worker& worker = c.state.workers.at(member.worker);
-    if (worker.state() == WorkerState::kDraining) {
-      return RequestStop(c, job, StopPurpose::kResize,
-                         absl::StrCat("leaves worker ", worker.name, ", which is draining"));
-    }
-  }
-  if (!may_grow || world >= job.wish.max_workers) return;
-  const Placement placement = Place(RequestOf(job), AllCandidates(c.state, &job));
-  const int possible = static_cast<int>(placement.ranks.size());
-  const int64_t microbatches = job.wish.accumulation_steps;
-  if (possible <= world || Rounds(microbatches, possible) >= Rounds(microbatches, world)) return;
-  const absl::Duration at = job.membership_since + c.state.settings.grow_cooldown;
-  if (c.now.mono < at) return FallsDue(c, at);
-  RequestStop(c, job, StopPurpose::kResize,
-              absl::StrCat("grows from ", world, " to ", possible, " devices: a step's ",
-                           microbatches, " microbatches then take ", Rounds(microbatches, possible),
-                           " rounds instead of ", Rounds(microbatches, world)));
 }
 
 }  // namespace mindforge::sched

@@ -27,15 +27,24 @@ void Succeed(Context& c, Job& job);
 
 void Fail(Context& c, Job& job, const std::string& reason);
 
+// True when its members were told to stop.
+bool Stopping(const Job& job);
+
+// True for a queued job that takes devices when there are some.
+bool WantsDevices(const Context& c, const Job& job);
+
+// "trains on 2 devices", and what goes wrong meanwhile.
+std::string TrainsInWords(const Job& job);
+
 // True when the job's last step is in its newest committed checkpoint.
 bool AllStepsCommitted(const State& state, const Job& job);
 
 // Puts a queued job on these devices as its next generation.
 void Start(Context& c, Job& job, const Placement& placement);
 
-// A running job that was scaled to other than what it has stops for that; one with members on a
-// draining worker leaves it; one takes freed devices (where `may_grow`) when a step would then take
-// fewer rounds.
+// A running job with more members than it may have stops for that; one with members on a draining
+// worker leaves it; one takes free devices when a step would then take fewer rounds: at once when a
+// person scaled it, who is told why not otherwise, else where `may_grow` and not too often.
 void GrowAndMove(Context& c, Job& job, bool may_grow);
 
 }  // namespace mindforge::sched

@@ -13,10 +13,12 @@ namespace mindforge::sched {
 namespace {
 
 constexpr size_t kHoldersNamed = 3;
+constexpr size_t kAsideNamed = 2;
 
 // Own devices first, by the rank they had; then whole workers, the fullest first, so that a job
-// spans few hosts.
-std::vector<Candidate> InRankOrder(std::vector<Candidate> free, int world_size) {
+// spans few hosts. But before all, those without a failure.
+std::vector<Candidate> InRankOrder(const PlacementRequest& request, std::vector<Candidate> free,
+                                   int world_size) {
   std::map<WorkerId, int> on_worker;
   std::set<WorkerId> own;
   for (const Candidate& candidate : free) {
@@ -24,9 +26,10 @@ std::vector<Candidate> InRankOrder(std::vector<Candidate> free, int world_size) 
     if (candidate.own_rank >= 0) own.insert(candidate.place.worker);
   }
   const auto key = [&](const Candidate& c) {
-    return std::tuple(c.own_rank < 0, c.own_rank, own.count(c.place.worker) == 0,
-                      -on_worker[c.place.worker], c.worker_name, c.place.worker.value(),
-                      c.place.device);
+    const int faults = c.faults == nullptr ? 0 : FaultsFor(*c.faults, request.job);
+    return std::tuple(faults, c.own_rank < 0 && c.worker_has_faults, c.own_rank < 0, c.own_rank,
+                      own.count(c.place.worker) == 0, -on_worker[c.place.worker], c.worker_name,
+                      c.place.worker.value(), c.place.device);
   };
   std::sort(free.begin(), free.end(),
             [&](const Candidate& a, const Candidate& b) { return key(a) < key(b); });
@@ -53,7 +56,8 @@ std::string Holders(const PlacementRequest& request, const std::vector<Candidate
 
 std::string WhyNot(const PlacementRequest& request, const std::vector<Candidate>& all,
                    int most_free, int most_suitable) {
-  const std::string needs = absl::StrCat("needs ", DevicesInWords(request, request.min));
+  const std::string needs = absl::StrCat(request.grows ? "a shorter step needs " : "needs ",
+                                         DevicesInWords(request, request.min));
   if (all.empty()) {
     return absl::StrCat(needs, ", no worker is registered: start mindforge-worker");
   }
@@ -62,9 +66,9 @@ std::string WhyNot(const PlacementRequest& request, const std::vector<Candidate>
                            ? ""
                            : absl::StrCat(" with the signature '", request.signature,
                                           "' that was fixed at its first start");
-    return absl::StrCat(
-        needs, what, ", only ", most_suitable, most_suitable == 1 ? " is" : " are",
-        " registered on live workers: ", "start more workers, or lower workers.min");
+    return absl::StrCat(needs, what, ", only ", most_suitable, most_suitable == 1 ? " is" : " are",
+                        " registered on live workers: start more workers",
+                        request.grows ? "" : ", or lower workers.min");
   }
   return absl::StrCat(needs, ", ", most_free, " free", Holders(request, all));
 }
@@ -95,7 +99,9 @@ std::string DevicesInWords(const PlacementRequest& request, int count) {
                       count == 1 ? " device" : " devices");
 }
 
-Placement Place(const PlacementRequest& request, const std::vector<Candidate>& all) {
+namespace {
+
+Placement PlaceAmong(const PlacementRequest& request, const std::vector<Candidate>& all) {
   struct Group {
     DeviceKind kind;
     std::vector<Candidate> free;
@@ -134,7 +140,7 @@ Placement Place(const PlacementRequest& request, const std::vector<Candidate>& a
   const int wanted = SmallestWorldSize(request, request.max);
   Placement placement;
   placement.could_fit = true;
-  placement.ranks = InRankOrder(std::move(best->free), world);
+  placement.ranks = InRankOrder(request, std::move(best->free), world);
   const int64_t rounds = Rounds(request.accumulation_steps, world);
   placement.fewer_rounds_with_more = Rounds(request.accumulation_steps, wanted) < rounds;
   placement.reason = absl::StrCat("placed on ", world, " ", KindName(best->kind),
@@ -145,6 +151,38 @@ Placement Place(const PlacementRequest& request, const std::vector<Candidate>& a
                     " that it could have: ", request.accumulation_steps, " microbatches take ",
                     rounds, rounds == 1 ? " round" : " rounds", " either way");
   }
+  return placement;
+}
+
+}  // namespace
+
+bool IsSetAside(const PlacementRequest& request, const Candidate& candidate) {
+  return candidate.faults != nullptr && IsSetAside(*candidate.faults, request.job, request.now);
+}
+
+Placement Place(const PlacementRequest& request, const std::vector<Candidate>& all) {
+  std::vector<Candidate> sound;
+  std::vector<std::string> aside;  // in words
+  for (const Candidate& candidate : all) {
+    if (!Suits(request, candidate) || !IsSetAside(request, candidate)) {
+      sound.push_back(candidate);
+    } else {
+      aside.push_back(absl::StrCat("device ", candidate.place.device, " of worker ",
+                                   candidate.worker_name, " ", SetAsideInWords(*candidate.faults)));
+    }
+  }
+  if (aside.empty()) return PlaceAmong(request, all);
+  Placement placement = PlaceAmong(request, sound);
+  std::string last;
+  if (!placement.could_fit) {
+    placement = PlaceAmong(request, all);
+    if (!placement.could_fit) return placement;
+    last = ", but without it there are too few";
+  }
+  const size_t more = aside.size() - std::min(aside.size(), kAsideNamed);
+  aside.resize(aside.size() - more);
+  absl::StrAppend(&placement.reason, "; ", absl::StrJoin(aside, "; "),
+                  more == 0 ? "" : absl::StrCat("; and ", more, " more are set aside"), last);
   return placement;
 }
 

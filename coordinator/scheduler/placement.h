@@ -2,6 +2,8 @@
 //
 // A job takes devices of one kind and one signature, all at once or none. It takes the smallest
 // world size that finishes a step in the same number of rounds, since a rank more would only wait.
+// Devices that failed come last; those set aside are taken only where there are too few others at
+// all, free or held.
 #pragma once
 
 #include <cstdint>
@@ -19,8 +21,10 @@ struct Candidate {
   std::string worker_name;
   DeviceKind kind = DeviceKind::kCpu;
   std::string signature;
-  int own_rank = -1;   // the rank it holds for this job already; -1: none
-  std::string holder;  // empty: free; else in words: "worker w2 holds job x"
+  int own_rank = -1;                     // the rank it holds for this job already; -1: none
+  std::string holder;                    // empty: free; else in words: "worker w2 holds job x"
+  const DeviceFaults* faults = nullptr;  // null: none
+  bool worker_has_faults = false;        // of any of its devices
 };
 
 struct PlacementRequest {
@@ -29,6 +33,9 @@ struct PlacementRequest {
   int64_t accumulation_steps = 1;
   std::optional<DeviceKind> kind;
   std::string signature;  // fixed at the first start; empty: not yet
+  JobId job;              // whose faults count as its own
+  absl::Duration now;     // on the monotonic clock
+  bool grows = false;     // it runs, and asks for more: only the words differ
 };
 
 struct Placement {
@@ -49,6 +56,9 @@ const char* KindName(DeviceKind kind);
 
 // True when `candidate` may hold a rank of the job at all, be it free or not.
 bool Suits(const PlacementRequest& request, const Candidate& candidate);
+
+// True when the candidate is set aside for the job that asks.
+bool IsSetAside(const PlacementRequest& request, const Candidate& candidate);
 
 // "2 cpu devices", "1 device".
 std::string DevicesInWords(const PlacementRequest& request, int count);

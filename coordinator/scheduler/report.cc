@@ -7,6 +7,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "coordinator/scheduler/checkpoints.h"
+#include "coordinator/scheduler/hang.h"
 #include "coordinator/scheduler/membership.h"
 
 namespace mindforge::sched {
@@ -52,18 +53,42 @@ bool IsOvertaken(const State& state, const WorkerReport& report) {
          report.call_number <= it->second.newest_call;
 }
 
-// Refuses an agent whose successor has registered: what is left of its last call, or a second one
-// with a copy of its data folder.
-bool IsReplaced(Context& c, const WorkerReport& report) {
-  const auto it = c.state.workers.find(report.worker.id);
-  if (it == c.state.workers.end() || it->second.former_incarnation != report.worker.incarnation) {
-    return false;
-  }
+void RefuseReplaced(Context& c, const WorkerReport& report) {
   c.out.status = CommandError(
       absl::StatusCode::kAborted, "AGENT_REPLACED",
       absl::StrCat("another agent with the worker id ", report.worker.id.value(),
                    " has taken this one's place: if two are meant to run, give this one a "
                    "--data-dir of its own"));
+}
+
+// Lost workers hold no place that a live one needs: the longest lost one that holds no job goes.
+void ForgetOneLost(Context& c) {
+  const Worker* oldest = nullptr;
+  for (const auto& [id, worker] : c.state.workers) {
+    const auto held = c.state.holders.lower_bound({id, ""});
+    const bool holds = held != c.state.holders.end() && held->first.first == id;
+    if (!worker.lost || holds) continue;
+    // One that a person drained is to be known as that when it comes back: others go before it.
+    const auto key = [](const Worker& w) { return std::pair(w.drained, w.lease_from); };
+    if (oldest == nullptr || key(worker) < key(*oldest)) oldest = &worker;
+  }
+  if (oldest != nullptr) ForgetWorker(c, oldest->id);
+}
+
+// False: there are too many, and the call is refused.
+bool MakeRoom(Context& c, const WorkerId& id) {
+  if (c.state.workers.count(id) > 0 || c.state.workers.size() < kMaxWorkers) return true;
+  const auto live = std::count_if(c.state.workers.begin(), c.state.workers.end(),
+                                  [](const auto& entry) { return !entry.second.lost; });
+  if (live >= static_cast<int64_t>(kMaxWorkers)) {
+    c.out.status =
+        CommandError(absl::StatusCode::kResourceExhausted, "TOO_MANY_WORKERS",
+                     absl::StrCat(kMaxWorkers,
+                                  " workers are live already, more than one coordinator serves: "
+                                  "stop some, or give this one to another coordinator"));
+    return false;
+  }
+  ForgetOneLost(c);
   return true;
 }
 
@@ -139,10 +164,11 @@ void TakeProgress(Context& c, Job& job, Progress record) {
   if (record.skipped) record.loss = job.progress.loss;
   c.out.changes.progress.push_back({job.id, record});
   if (job.first_loss == 0) job.first_loss = record.loss;
+  // One that is only done again is no progress.
+  if (record.step > job.max_step) job.restarts_without_step = 0;
   CountStep(job, record);
   if (record.generation == job.generation) {
     job.progress_since = c.now.mono;
-    job.restarts_without_step = 0;
     if (!job.recovery_cause.empty()) {
       Record(c, Measure::kRecoverySeconds, "first_step",
              absl::ToDoubleSeconds(c.now.mono - job.recovery_since));
@@ -202,11 +228,25 @@ void TakeSpools(Context& c, const WorkerReport& report) {
         [&](const Spooled<CheckpointWritten>& item) { Commit(c, item.job, worker, item.item); });
 }
 
+// A disk that takes no checkpoint is to be seen where people look at the job.
+void TakeCheckpointFailures(Context& c, Job& job, const DeviceStatus& status) {
+  if (job.checkpoint_failures == status.checkpoint_failures) return;
+  job.checkpoint_failures = status.checkpoint_failures;
+  job.checkpoint_error = status.checkpoint_error;
+  Touch(c, job);
+  if (job.state == JobState::kRunning) Explain(c, job, TrainsInWords(job));
+}
+
 void UpdateMember(Context& c, Job& job, int rank, const DeviceStatus& status) {
   MemberLive& live = job.live[rank];
-  if (status.step > live.step || status.phase != live.phase) job.progress_since = c.now.mono;
+  const bool got_on = status.step > live.step || status.phase != live.phase;
+  if (got_on) job.progress_since = c.now.mono;
   if (status.detail != live.detail || status.phase != live.phase) Touch(c, job);
+  NoteHeard(
+      c, live,
+      got_on || !live.seen || status.detail != live.detail || status.activity != live.activity);
   live.seen = true;
+  live.activity = status.activity;
   live.step = status.step;
   live.phase = status.phase;
   live.detail = status.detail;
@@ -226,6 +266,7 @@ void UpdateMember(Context& c, Job& job, int rank, const DeviceStatus& status) {
   if (status.total_steps > 0 && job.progress.total_steps == 0) {
     job.progress.total_steps = status.total_steps;
   }
+  TakeCheckpointFailures(c, job, status);
   if (status.phase == Phase::kFinished) {
     job.rank0_finished = true;
     job.finished_at_step = std::max(status.step, int64_t{1});
@@ -249,12 +290,19 @@ void TakeStatus(Context& c, const WorkerReport& report, const Seat& seat) {
   if (!mine) {
     const bool never_needed =
         !job->active() || job->state == JobState::kPausing || job->stop != StopPurpose::kNone;
-    if (!job->live[seat.rank].seen && !never_needed) return;  // not started yet
+    if (!job->live[seat.rank].seen && !never_needed) {  // not started yet
+      return NoteHeard(c, job->live[seat.rank], false);
+    }
     return Lost(c, report.worker.id, seat, "trainer_gone", "its trainer is gone");
   }
   UpdateMember(c, *job, seat.rank, *status);
   if (status->exit) {
-    MemberEnded(c, *job, seat.rank, Judge(*status->exit, status->phase));
+    Judgement judgement = Judge(*status->exit, status->phase);
+    // Its agent is being stopped and ended it, or its end left the others alone: a lost worker.
+    if (report.stopping && judgement.verdict == Verdict::kIdleCounted) {
+      judgement.verdict = Verdict::kNotCounted;
+    }
+    MemberEnded(c, *job, seat.rank, judgement);
   } else {
     Settle(c, *job);
   }
@@ -273,13 +321,14 @@ void NoteStatuses(Context& c, const WorkerReport& report) {
 
 }  // namespace
 
+bool IsReplaced(const State& state, const WorkerReport& report) {
+  const auto it = state.workers.find(report.worker.id);
+  return it != state.workers.end() && it->second.former_incarnation == report.worker.incarnation;
+}
+
 void On(Context& c, const WorkerReport& report) {
-  if (c.state.workers.count(report.worker.id) == 0 && c.state.workers.size() >= kMaxWorkers) {
-    c.out.status = CommandError(absl::StatusCode::kResourceExhausted, "TOO_MANY_WORKERS",
-                                absl::StrCat(kMaxWorkers, " workers are registered already"));
-    return;
-  }
-  if (IsReplaced(c, report)) return;
+  if (IsReplaced(c.state, report)) return RefuseReplaced(c, report);
+  if (!MakeRoom(c, report.worker.id)) return;
   if (IsOvertaken(c.state, report)) {
     // What it delivers counts, once, whenever it comes; how its devices were does not any more.
     c.out.outdated = true;
@@ -302,6 +351,9 @@ void On(Context& c, const WorkerReport& report) {
     }
   }
   for (const Seat& seat : seats) TakeStatus(c, report, seat);
+  for (const Seat& seat : seats) {
+    if (Job* job = StillSeated(c, report.worker.id, seat)) CheckHang(c, *job);
+  }
 }
 
 void On(Context& c, const WorkerAnswered& event) {

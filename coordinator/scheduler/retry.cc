@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "absl/strings/ascii.h"
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/string_view.h"
 
@@ -18,10 +19,20 @@ bool KilledBy(absl::string_view cause, int signal) {
   return end == cause.size() || !absl::ascii_isdigit(cause[end]);
 }
 
+// Each thing once: a message usually says what its problems say, with the fields or without.
 std::string InWords(const TrainerExit& exit) {
   std::string text = exit.message.empty() ? exit.cause : exit.message;
+  std::string problems;
+  bool all_said = true;
   for (const FieldProblem& problem : exit.problems) {
-    absl::StrAppend(&text, text.empty() ? "" : "; ", problem.field, ": ", problem.description);
+    const std::string full = absl::StrCat(problem.field, ": ", problem.description);
+    all_said = all_said && absl::StrContains(text, full);
+    absl::StrAppend(&problems, problems.empty() ? "" : "; ", full);
+  }
+  if (!all_said && absl::StrContains(problems, text)) {
+    text = problems;
+  } else if (!all_said) {
+    absl::StrAppend(&text, "; ", problems);
   }
   return text.empty() ? "its trainer ended for no stated reason" : text;
 }
@@ -42,18 +53,18 @@ Judgement Judge(const TrainerExit& exit, Phase phase) {
                            "training.accumulation_steps: ",
                            InWords(exit))};
     case FailureKind::kPeer:
-      return {Verdict::kNotCounted, "peer_lost", absl::StrCat("lost its peers: ", InWords(exit))};
+      return {Verdict::kIdleCounted, "peer_lost", absl::StrCat("lost its peers: ", InWords(exit))};
     case FailureKind::kWorker:
-      return {Verdict::kNotCounted, "worker_unfit", InWords(exit)};
+      return {Verdict::kNotCounted, "worker_unfit", InWords(exit), Fault::kUnfit};
     case FailureKind::kInternal:
-      return {Verdict::kCounted, "trainer_failed", InWords(exit)};
+      return {Verdict::kCounted, "trainer_failed", InWords(exit), Fault::kDevice};
     case FailureKind::kUnspecified:
       break;
   }
   if (KilledBy(exit.cause, 9) || KilledBy(exit.cause, 15)) {
-    return {Verdict::kNotCounted, "trainer_killed", InWords(exit)};
+    return {Verdict::kIdleCounted, "trainer_killed", InWords(exit)};
   }
-  return {Verdict::kCounted, "trainer_failed", InWords(exit)};
+  return {Verdict::kCounted, "trainer_failed", InWords(exit), Fault::kDevice};
 }
 
 absl::Duration RetryPause(int failures) {

@@ -9,16 +9,25 @@
 namespace mindforge::sched {
 
 enum class Verdict {
-  kDone,        // it ended as it should
-  kFailJob,     // a restart cannot cure it
-  kCounted,     // start again; counts against max_failures
-  kNotCounted,  // start again: the group, the process or the worker is at fault, not the job
+  kDone,         // it ended as it should
+  kFailJob,      // a restart cannot cure it
+  kCounted,      // start again; counts against max_failures
+  kIdleCounted,  // start again; counts when no new step came since a trainer ended before
+  kNotCounted,   // start again: the worker is at fault or lost, not the job
+};
+
+// What an end says about where it happened.
+enum class Fault {
+  kNone,
+  kDevice,
+  kUnfit,  // the worker cannot do this job as it is
 };
 
 struct Judgement {
   Verdict verdict = Verdict::kNotCounted;
   std::string cause;   // bounded label: trainer_killed, trainer_failed, peer_lost…
   std::string reason;  // in words
+  Fault fault = Fault::kNone;
 };
 
 // `phase` is the last the trainer reported.

@@ -7,6 +7,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/time.h"
+#include "coordinator/scheduler/claims.h"
 #include "coordinator/scheduler/membership.h"
 
 namespace mindforge::sched {
@@ -19,23 +20,12 @@ bool AnyFree(const std::vector<Candidate>& all) {
   return std::any_of(all.begin(), all.end(), [](const Candidate& c) { return c.holder.empty(); });
 }
 
-// Marks what `job` could use, so that jobs behind it do not take it.
-void KeepFor(const Job& job, const PlacementRequest& request, std::vector<Candidate>& all) {
-  for (Candidate& candidate : all) {
-    if (candidate.holder.empty() && Suits(request, candidate)) {
-      candidate.holder = absl::StrCat("a device of worker ", candidate.worker_name, " is kept for ",
-                                      InWords(job), ", which is ahead");
-    }
-  }
-}
-
-// More devices would make a step shorter and may be about to register. True: wait.
+// True: the job waits for devices that may be about to register.
 bool Gather(Context& c, Job& job, const Placement& placement) {
-  if (!placement.fewer_rounds_with_more || job.generation.value() > 0) return false;
+  if (!ShouldGather(c, job, placement)) return false;
   if (job.gather_until == -absl::InfiniteDuration()) {
     job.gather_until = c.now.mono + c.state.settings.gather_window;
   }
-  if (c.now.mono >= job.gather_until) return false;
   FallsDue(c, job.gather_until);
   Explain(c, job,
           absl::StrCat("could start on ", placement.ranks.size(), ", waits up to ",
@@ -45,7 +35,7 @@ bool Gather(Context& c, Job& job, const Placement& placement) {
 }
 
 void PlaceOne(Context& c, Job& job, std::vector<Candidate>& all, bool* waiting) {
-  const PlacementRequest request = RequestOf(job);
+  const PlacementRequest request = RequestOf(c, job);
   const Placement placement = Place(request, all);
   if (placement.ranks.empty()) {
     job.gather_until = -absl::InfiniteDuration();
@@ -59,14 +49,16 @@ void PlaceOne(Context& c, Job& job, std::vector<Candidate>& all, bool* waiting) 
     *waiting = true;
     return KeepFor(job, request, all);
   }
-  for (const Candidate& rank : placement.ranks) {
-    for (Candidate& candidate : all) {
-      if (candidate.place == rank.place) {
-        candidate.holder = absl::StrCat("worker ", candidate.worker_name, " holds ", InWords(job));
-      }
-    }
-  }
+  HoldFor(job, placement, all);
   Start(c, job, placement);
+}
+
+// True while a job stops in order to take free devices: until it has them nobody else grows, or
+// both would stop for the same ones.
+bool AnyGrows(const Context& c) {
+  return std::any_of(c.state.active.begin(), c.state.active.end(), [&](const JobId& id) {
+    return c.state.jobs.at(id).stop == StopPurpose::kResize;
+  });
 }
 
 }  // namespace
@@ -101,7 +93,9 @@ void PlaceQueued(Context& c) {
   }
 
   const std::vector<JobId> active(c.state.active.begin(), c.state.active.end());
-  for (const JobId& id : active) GrowAndMove(c, c.state.jobs.at(id), any_free && !waiting);
+  for (const JobId& id : active) {
+    GrowAndMove(c, c.state.jobs.at(id), any_free && !waiting && !AnyGrows(c));
+  }
 }
 
 }  // namespace mindforge::sched

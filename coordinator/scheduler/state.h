@@ -39,6 +39,7 @@ inline constexpr size_t kMaxEventsPerJob = 50;
 inline constexpr size_t kMaxOtherRequests = 20'000;  // remembered ids of calls other than SubmitJob
 inline constexpr int64_t kMaxLogLinesPerJob = 20'000;
 inline constexpr int64_t kMaxMilestonesPerJob = 10'000;
+inline constexpr size_t kMaxWorldSizes = 1'000;      // of a job; the oldest goes
 inline constexpr size_t kMaxMissingSteps = 200'000;  // of a job; beyond, late ones are not counted
 
 // Where a queued job stands: priority first, then the order of submission.

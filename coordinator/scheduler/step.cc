@@ -26,7 +26,10 @@ Outcome Step(State& state, const Now& now, const Event& event) {
   if (const auto* stalled = std::get_if<Stalled>(&event)) RenewLeases(c, *stalled);
   if (const auto* report = std::get_if<WorkerReport>(&event)) {
     const auto worker = state.workers.find(report->worker.id);
-    if (worker != state.workers.end() && !worker->second.lost) worker->second.lease_from = now.mono;
+    // Those of an agent that was replaced say nothing of the one that took its place.
+    if (worker != state.workers.end() && !worker->second.lost && !IsReplaced(state, *report)) {
+      worker->second.lease_from = now.mono;
+    }
   }
   RunExpiries(c);
   std::visit([&](const auto& e) { On(c, e); }, event);

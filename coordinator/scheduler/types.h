@@ -15,6 +15,7 @@
 
 #include "absl/time/time.h"
 #include "common/ids.h"
+#include "coordinator/scheduler/device_faults.h"
 #include "coordinator/scheduler/job_state.h"
 
 namespace mindforge::sched {
@@ -79,6 +80,8 @@ struct JobRecord {
   Generation generation;
   std::vector<MemberPlace> members;  // by rank; empty when it holds no device
   int failures = 0;
+  // The furthest step ever done when a trainer last ended of itself; -1: none has yet.
+  int64_t exit_step = -1;
   absl::Time retry_at = absl::InfinitePast();  // not placed before; InfinitePast: at any time
   absl::Time submitted_at = absl::InfinitePast();
   absl::Time started_at = absl::InfinitePast();   // InfinitePast: not yet
@@ -151,6 +154,9 @@ struct DeviceStatus {
   std::string rendezvous;
   std::optional<TrainerExit> exit;
   int64_t stop_sequence = 0;
+  int64_t activity = 0;         // grows with whatever it gets done
+  int checkpoint_failures = 0;  // in a row, up to the newest
+  std::string checkpoint_error;
   friend bool operator==(const DeviceStatus&, const DeviceStatus&) = default;
 };
 
@@ -255,6 +261,7 @@ struct Worker : WorkerRecord {
   absl::Duration lease_from = absl::ZeroDuration();
   absl::Time last_seen = absl::InfinitePast();
   std::map<std::string, DeviceStatus> statuses;  // by device
+  std::map<std::string, DeviceFaults> faults;    // by device; those without any are not in it
   // Grows whenever what it should do may have changed; begins at the wall clock's microseconds, so
   // that no two runs of the coordinator share one.
   int64_t desired_version = 0;
@@ -272,6 +279,11 @@ struct MemberLive {
   Phase phase = Phase::kUnknown;
   int64_t step = 0;
   std::string detail;
+  int64_t activity = 0;
+  // When its agent last told of it, and for how long it had told the same by then; the time in
+  // which the agent was not heard is not in it.
+  std::optional<absl::Duration> heard_at;
+  absl::Duration still_for = absl::ZeroDuration();
 };
 
 // A job and what is known of it only while the coordinator lives.
@@ -289,9 +301,14 @@ struct Job : JobRecord {
   int64_t tokens = 0;             // trained on, each step once
   // Steps below max_step whose records are still to come, from an agent that was away.
   std::set<int64_t> missing_steps;
-  bool rank0_finished = false;                            // this generation's rank 0 said FINISHED
-  int64_t finished_at_step = 0;                           // and at which step
-  int restarts_without_step = 0;                          // since the last step of progress
+  bool rank0_finished = false;    // this generation's rank 0 said FINISHED
+  int64_t finished_at_step = 0;   // and at which step
+  int restarts_without_step = 0;  // since the last step that was new
+  bool scale_asked = false;       // and not carried out yet
+  int checkpoint_failures = 0;    // in a row, up to the newest
+  std::string checkpoint_error;
+  // When it last failed on each device, of late: on several, it is the cause itself.
+  std::map<std::pair<WorkerId, std::string>, absl::Duration> failed_on;
   absl::Duration not_before = -absl::InfiniteDuration();  // retry_at on the monotonic clock
   absl::Duration queued_since = absl::ZeroDuration();
   absl::Duration gather_until = -absl::InfiniteDuration();  // -Infinite: not gathering

@@ -162,10 +162,10 @@ TEST(Retry, JudgesByWhoseFaultItIs) {
   EXPECT_EQ(verdict({true, "exit 0", {}, "", {}}, Phase::kTraining), Verdict::kCounted);
   EXPECT_EQ(verdict({false, "", FailureKind::kUser, "", {}}), Verdict::kFailJob);
   EXPECT_EQ(verdict({false, "", FailureKind::kOutOfMemory, "", {}}), Verdict::kFailJob);
-  EXPECT_EQ(verdict({false, "", FailureKind::kPeer, "", {}}), Verdict::kNotCounted);
+  EXPECT_EQ(verdict({false, "", FailureKind::kPeer, "", {}}), Verdict::kIdleCounted);
   EXPECT_EQ(verdict({false, "", FailureKind::kInternal, "", {}}), Verdict::kCounted);
   EXPECT_EQ(verdict({false, "", FailureKind::kWorker, "", {}}), Verdict::kNotCounted);
-  EXPECT_EQ(verdict({false, "killed by signal 9", {}, "", {}}), Verdict::kNotCounted);
+  EXPECT_EQ(verdict({false, "killed by signal 9", {}, "", {}}), Verdict::kIdleCounted);
   EXPECT_EQ(verdict({false, "killed by signal 90", {}, "", {}}), Verdict::kCounted);
   EXPECT_EQ(verdict({false, "killed by signal 11", {}, "", {}}), Verdict::kCounted);
 }
@@ -178,6 +178,20 @@ TEST(Retry, NamesTheFieldsOfAUsersError) {
                          {{"data.path", "line 2 is no JSON"}}};
   EXPECT_EQ(Judge(exit, Phase::kWarmingUp).reason,
             "the data cannot be read; data.path: line 2 is no JSON");
+}
+
+TEST(Retry, SaysEachThingOnce) {
+  TrainerExit exit{false,
+                   "exit status 1",
+                   FailureKind::kUser,
+                   "data.path: line 2 is no JSON",
+                   {{"data.path", "line 2 is no JSON"}}};
+  EXPECT_EQ(Judge(exit, Phase::kWarmingUp).reason, "data.path: line 2 is no JSON");
+  exit.message = "line 2 is no JSON";
+  EXPECT_EQ(Judge(exit, Phase::kWarmingUp).reason, "data.path: line 2 is no JSON");
+  exit.problems.push_back({"model.vocab_size", "is too small"});
+  EXPECT_EQ(Judge(exit, Phase::kWarmingUp).reason,
+            "data.path: line 2 is no JSON; model.vocab_size: is too small");
 }
 
 TEST(Retry, PausesFromASecondToAMinute) {

@@ -109,6 +109,70 @@ TEST_F(ReportsTest, AnAgentWhoseSuccessorHasRegisteredIsRefused) {
   EXPECT_EQ(job().generation, Generation(2));
 }
 
+TEST_F(ReportsTest, ARefusedTwinDoesNotKeepALostWorkerAlive) {
+  const SchedulerWorld::Agent twin = world_.agent("w1");
+  world_.agent("w1").incarnation = "two";
+  world_.agent("w1").trainers.clear();
+  world_.Call("w1");
+  // The successor dies; its twin, with a copy of the data folder, calls on.
+  world_.agent("w1") = twin;
+  for (int second = 0; second < 10; ++second) {
+    world_.Advance(absl::Seconds(1));
+    EXPECT_EQ(world_.Call("w1").status.code(), absl::StatusCode::kAborted);
+  }
+  EXPECT_EQ(world_.state.workers.at(WorkerId("w1-id")).state(), WorkerState::kLost);
+}
+
+TEST(Workers, LostOnesHoldNoPlaceInTheLimit) {
+  SchedulerWorld world;
+  for (size_t i = 0; i < kMaxWorkers; ++i) {
+    Worker worker;
+    worker.id = WorkerId(absl::StrCat("old-", i));
+    worker.lost = true;
+    worker.drained = i == 0;
+    worker.lease_from = world.now.mono - absl::Hours(1) + absl::Seconds(i);
+    world.state.workers[worker.id] = worker;
+  }
+  world.AddWorker("new");
+  EXPECT_EQ(world.state.workers.count(WorkerId("new-id")), 1u);
+  EXPECT_EQ(world.state.workers.size(), kMaxWorkers);
+  EXPECT_EQ(world.state.workers.count(WorkerId("old-0")), 1u) << "a person drained it";
+  EXPECT_EQ(world.state.workers.count(WorkerId("old-1")), 0u) << "the longest lost";
+  for (auto& [id, worker] : world.state.workers) worker.lost = false;
+  world.agents["late"] = {};
+  EXPECT_EQ(world.Call("late").status.code(), absl::StatusCode::kResourceExhausted);
+}
+
+TEST_F(ReportsTest, ACheckpointThatCannotBeWrittenShowsInTheJob) {
+  DeviceStatus& status = world_.agent("w1").trainers.at("cpu:0");
+  status.checkpoint_failures = 9;
+  status.checkpoint_error = "step 90: No space left on device";
+  world_.Call("w1");
+  EXPECT_EQ(job().checkpoint_failures, 9);
+  EXPECT_EQ(job().reason,
+            "trains on 1 device; the last 9 checkpoints could not be written: step 90: No space "
+            "left on device");
+  status.checkpoint_failures = 0;
+  status.checkpoint_error.clear();
+  world_.Call("w1");
+  EXPECT_EQ(job().reason, "trains on 1 device");
+}
+
+TEST_F(ReportsTest, ASuccessSaysThatItsStepsChangedNothing) {
+  Progress record;
+  record.step = record.total_steps = 60;
+  record.generation = Generation(1);
+  record.skipped_steps = 59;
+  WorkerReport report;
+  report.progress.push_back({++world_.agent("w1").spooled, job_, record});
+  world_.Call("w1", report);
+  world_.Checkpointed("w1", job_, 60, /*final=*/true);
+  EXPECT_EQ(job().state, JobState::kSucceeded);
+  EXPECT_THAT(job().reason,
+              HasSubstr("all steps are done, but 59 of 60 steps changed nothing, as the gradients "
+                        "were not finite; the result is"));
+}
+
 TEST_F(ReportsTest, AFailureThatCountsIsTriedAgainAfterAPause) {
   world_.EndTrainer("w1", Failed(FailureKind::kInternal, "disk full"));
   EXPECT_EQ(job().state, JobState::kQueued);

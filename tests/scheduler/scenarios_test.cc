@@ -198,9 +198,10 @@ TEST(Scheduler, BacksOffWhenStartsFailAgainAndAgain) {
   const JobId job = world.Submit("job");
   for (int start = 1; start <= 3; ++start) {
     world.Obey("w1");
-    world.EndTrainer("w1", Killed());
+    world.EndTrainer("w1", Failed(FailureKind::kWorker, "not mounted"));
   }
   EXPECT_EQ(world.job(job).state, JobState::kQueued);
+  EXPECT_EQ(world.job(job).failures, 0);
   EXPECT_THAT(world.job(job).reason, HasSubstr("waits 1s after 3 starts without a step"));
   world.Obey("w1");
   EXPECT_EQ(world.job(job).state, JobState::kQueued);
