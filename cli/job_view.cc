@@ -102,6 +102,10 @@ void DescribeJob(Session& session, const v1::Job& job) {
   lines.Add("Id", job.id());
   lines.Add("State", StateName(job.state()));
   lines.Add("Reason", job.reason());
+  if (!job.spec().recipe().empty()) {
+    lines.Add("Recipe",
+              absl::StrCat(job.spec().recipe(), " (the job file below is what it came to)"));
+  }
   lines.Add("Progress", Progress(job.progress()));
   if (job.progress().has_validation_loss()) {
     lines.Add("Validation", absl::StrCat("loss ", Loss(job.progress().validation_loss())));
