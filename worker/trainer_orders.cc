@@ -30,6 +30,17 @@ constexpr int64_t kDefaultLoraRank = 8;
 #define MF_TAKE(from, field, to) \
   if ((from).has_##field()) (to) = (from).field()
 
+// The mixture that MiniMind-3's fields describe, with that release's defaults.
+void TakeMiniMind3Mixture(const v1::ModelSpec& spec, ModelConfig* model) {
+  model->moe_family = MoeFamily::kMinimind3;
+  model->n_shared_experts = 0;
+  model->seq_aux = false;
+  model->n_routed_experts = spec.has_num_experts() ? spec.num_experts() : 4;
+  model->num_experts_per_tok = spec.has_num_experts_per_tok() ? spec.num_experts_per_tok() : 1;
+  model->aux_loss_alpha = spec.has_router_aux_loss_coef() ? spec.router_aux_loss_coef() : 5e-4;
+  MF_TAKE(spec, moe_intermediate_size, model->moe_intermediate_size);
+}
+
 ModelConfig ModelFromSpec(const v1::ModelSpec& spec) {
   ModelConfig model;
   model.vocab_size = 0;  // the tokenizer's, unless given
@@ -54,6 +65,10 @@ ModelConfig ModelFromSpec(const v1::ModelSpec& spec) {
   MF_TAKE(spec, aux_loss_alpha, model.aux_loss_alpha);
   MF_TAKE(spec, seq_aux, model.seq_aux);
   MF_TAKE(spec, norm_topk_prob, model.norm_topk_prob);
+  if (spec.has_num_experts() || spec.has_moe_intermediate_size() ||
+      spec.has_router_aux_loss_coef()) {
+    TakeMiniMind3Mixture(spec, &model);
+  }
   return model;
 }
 
@@ -64,22 +79,6 @@ std::string DefaultCacheDir(const std::string& path) {
   const std::filesystem::path folder =
       std::filesystem::is_directory(data, not_there) ? data : data.parent_path();
   return (folder / ".mindforge-cache").string();
-}
-
-absl::StatusOr<TrainDataOptions> DataFromSpec(const v1::DataSpec& spec) {
-  TrainDataOptions data{.path = spec.path(), .tokenizer = spec.tokenizer()};
-  MF_TAKE(spec, max_seq_len, data.max_seq_len);
-  MF_TAKE(spec, packing, data.packing);
-  MF_TAKE(spec, validation_fraction, data.validation_fraction);
-  data.more_paths.assign(spec.more_paths().begin(), spec.more_paths().end());
-  const std::string malformed = spec.has_malformed_lines() ? spec.malformed_lines() : "refuse";
-  if (malformed != "refuse" && malformed != "skip") {
-    return InvalidArgument("data.malformed_lines",
-                           absl::StrCat("'", malformed, "' is not one of refuse, skip"));
-  }
-  data.skip_malformed_lines = malformed == "skip";
-  data.cache_dir = spec.cache_dir().empty() ? DefaultCacheDir(data.path) : spec.cache_dir();
-  return data;
 }
 
 // The value of a word; of an unset one the first.
@@ -96,6 +95,24 @@ absl::StatusOr<T> OneOf(const char* field, const std::string& word,
                          absl::StrCat("'", word, "' is not one of ", absl::StrJoin(words, ", ")));
 }
 
+absl::StatusOr<TrainDataOptions> DataFromSpec(const v1::DataSpec& spec) {
+  TrainDataOptions data{.path = spec.path(), .tokenizer = spec.tokenizer()};
+  MF_TAKE(spec, max_seq_len, data.max_seq_len);
+  MF_TAKE(spec, packing, data.packing);
+  MF_TAKE(spec, validation_fraction, data.validation_fraction);
+  data.more_paths.assign(spec.more_paths().begin(), spec.more_paths().end());
+  MF_TAKE(spec, add_bos_eos, data.add_bos_eos);
+  MF_TAKE(spec, random_system_fraction, data.random_system_fraction);
+  MF_TAKE(spec, drop_empty_think_fraction, data.drop_empty_think_fraction);
+  ASSIGN_OR_RETURN(data.conversations, OneOf<bool>("data.format", spec.format(),
+                                                   {{"text", false}, {"conversations", true}}));
+  ASSIGN_OR_RETURN(data.skip_malformed_lines,
+                   OneOf<bool>("data.malformed_lines", spec.malformed_lines(),
+                               {{"refuse", false}, {"skip", true}}));
+  data.cache_dir = spec.cache_dir().empty() ? DefaultCacheDir(data.path) : spec.cache_dir();
+  return data;
+}
+
 absl::StatusOr<TrainRecipe> RecipeFromSpec(const v1::TrainingSpec& spec) {
   TrainRecipe recipe{.init_from = spec.init_from()};
   MF_TAKE(spec, epochs, recipe.epochs);
@@ -104,6 +121,9 @@ absl::StatusOr<TrainRecipe> RecipeFromSpec(const v1::TrainingSpec& spec) {
   MF_TAKE(spec, learning_rate, recipe.learning_rate);
   MF_TAKE(spec, grad_clip, recipe.grad_clip);
   MF_TAKE(spec, weight_decay, recipe.weight_decay);
+  ASSIGN_OR_RETURN(recipe.schedule, OneOf<Schedule>("training.schedule", spec.schedule(),
+                                                    {{"cosine", Schedule::kCosine},
+                                                     {"cosine_from_lr", Schedule::kCosineFromLr}}));
   MF_TAKE(spec, seed, recipe.seed);
   MF_TAKE(spec, max_steps, recipe.max_steps);
   ASSIGN_OR_RETURN(recipe.dtype, OneOf<TrainDtype>("training.dtype", spec.dtype(),

@@ -4,6 +4,7 @@
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "nlohmann/json.hpp"
+#include "tests/formats/dataset_rows.h"
 #include "tests/formats/temp_dir.h"
 #include "worker/data/dataset.h"
 
@@ -13,13 +14,6 @@ namespace {
 using ::testing::HasSubstr;
 
 constexpr int64_t kEos = 2;
-
-struct Row {
-  std::vector<int64_t> inputs;
-  std::vector<int64_t> targets;
-  std::vector<float> mask;
-  std::vector<int32_t> starts;
-};
 
 class DatasetTest : public testing::Test {
  protected:
@@ -36,26 +30,6 @@ class DatasetTest : public testing::Test {
     return std::move(dataset).value();
   }
 
-  static std::vector<Row> Rows(const Dataset& dataset, const std::vector<int64_t>& sequences) {
-    const size_t length = dataset.row_length();
-    const size_t size = sequences.size() * length;
-    std::vector<int64_t> inputs(size, -1);
-    std::vector<int64_t> targets(size, -1);
-    std::vector<float> mask(size, -1);
-    std::vector<int32_t> starts(size, -1);
-    dataset.FillMicrobatch(sequences, {absl::MakeSpan(inputs), absl::MakeSpan(targets),
-                                       absl::MakeSpan(mask), absl::MakeSpan(starts)});
-    std::vector<Row> rows;
-    for (size_t r = 0; r < sequences.size(); ++r) {
-      const size_t begin = r * length;
-      const auto cut = [&](const auto& all) {
-        return std::vector(all.begin() + begin, all.begin() + begin + length);
-      };
-      rows.push_back({cut(inputs), cut(targets), cut(mask), cut(starts)});
-    }
-    return rows;
-  }
-
   TempDir dir_;
 };
 
@@ -68,7 +42,7 @@ TEST_F(DatasetTest, PadsAndTruncatesAsTheReference) {
   EXPECT_EQ(dataset->sequences(), 4);
   EXPECT_EQ(dataset->row_length(), 7);
   EXPECT_EQ(dataset->digest().size(), 16u);
-  const auto rows = Rows(*dataset, {3, 0, 1, 2});
+  const auto rows = RowsOf(*dataset, {3, 0, 1, 2});
   for (size_t r = 0; r < 4; ++r) {
     const auto encoded = dataset->tokenizer().Encode(texts[std::vector{3, 0, 1, 2}[r]]);
     std::vector<int64_t> ids(encoded.begin(), encoded.end());
@@ -113,7 +87,7 @@ TEST_F(DatasetTest, PacksTheWholeStream) {
     ASSERT_EQ(dataset->sequences(), (size - 1 + length - 1) / length);
     double counted = 0;
     for (int64_t row = 0; row < dataset->sequences(); ++row) {
-      const Row got = Rows(*dataset, {row})[0];
+      const DatasetRow got = RowsOf(*dataset, {row})[0];
       for (int64_t t = 0; t < length; ++t) {
         const int64_t at = row * length + t;
         counted += got.mask[t];

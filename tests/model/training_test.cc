@@ -85,6 +85,11 @@ TEST(Schedule, GoesFromJustUnderElevenTenthsToATenth) {
   EXPECT_LT(CosineLearningRate(1.0, 1, 1000), 1.1);
   EXPECT_DOUBLE_EQ(CosineLearningRate(1.0, 500, 1000), 0.6);
   EXPECT_DOUBLE_EQ(CosineLearningRate(1.0, 1000, 1000), 0.1);
+  EXPECT_EQ(LearningRate(Schedule::kCosine, 1.0, 7, 1000), CosineLearningRate(1.0, 7, 1000));
+  EXPECT_NEAR(LearningRate(Schedule::kCosineFromLr, 1.0, 1, 1000), 1.0, 1e-5);
+  EXPECT_LT(LearningRate(Schedule::kCosineFromLr, 1.0, 1, 1000), 1.0);
+  EXPECT_DOUBLE_EQ(LearningRate(Schedule::kCosineFromLr, 1.0, 500, 1000), 0.55);
+  EXPECT_DOUBLE_EQ(LearningRate(Schedule::kCosineFromLr, 1.0, 1000, 1000), 0.1);
 }
 
 }  // namespace

@@ -3,7 +3,10 @@
 #include <gtest/gtest.h>
 
 #include <filesystem>
+#include <fstream>
+#include <functional>
 
+#include "nlohmann/json.hpp"
 #include "tests/train/trained.h"
 #include "worker/formats/checkpoint.h"
 #include "worker/formats/hf_folder.h"
@@ -106,6 +109,76 @@ TEST_F(InitFromTest, ListsAllThatDoesNotFit) {
   model.set_rope_theta(5e5);
   SetSource(base_.folder);
   EXPECT_THAT(WhyRefused(), HasSubstr("rope_theta is 1e+06 in the folder and 500000"));
+}
+
+// A copy of the base that is no checkpoint, to be changed.
+class ChangedFolderTest : public InitFromTest {
+ protected:
+  ChangedFolderTest() : copy_(folder_ / "copy") {
+    std::filesystem::create_directory(copy_);
+    for (const char* name :
+         {"config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"}) {
+      std::filesystem::copy(base_.folder + "/" + name, copy_);
+    }
+    SetSource(copy_);
+  }
+
+  void Change(const std::string& file, const std::function<void(nlohmann::json&)>& change) {
+    nlohmann::json json = nlohmann::json::parse(ReadAll(copy_ + "/" + file));
+    change(json);
+    std::ofstream(copy_ + "/" + file) << json.dump();
+  }
+
+  const std::string copy_;
+};
+
+TEST_F(ChangedFolderTest, RefusesRopeThatTheJobDoesNotHave) {
+  Change("config.json", [](nlohmann::json& config) {
+    config["rope_scaling"] = {{"rope_type", "yarn"},
+                              {"factor", 4.0},
+                              {"original_max_position_embeddings", 2048},
+                              {"attention_factor", 1.0}};
+  });
+  EXPECT_THAT(WhyRefused(),
+              HasSubstr("rope_scaling is set in the folder, and a job trains without"));
+}
+
+TEST_F(ChangedFolderTest, SaysInAWordWhyTheShapesDiffer) {
+  start_.mutable_spec()->mutable_model()->set_hidden_size(48);
+  start_.mutable_spec()->mutable_model()->set_rms_norm_eps(1e-6);
+  const std::string why = WhyRefused();
+  EXPECT_THAT(why, HasSubstr("job's model: hidden_size is 32 in the folder and 48 in the job's"));
+  EXPECT_THAT(why, HasSubstr("rms_norm_eps is 1e-05 in the folder and 1e-06 in the job's model"));
+}
+
+// Same shapes, another meaning of every row of the embedding.
+TEST_F(ChangedFolderTest, RefusesWeightsOfAnotherVocabulary) {
+  Change("tokenizer.json", [](nlohmann::json& tokenizer) {
+    nlohmann::json& vocab = tokenizer["model"]["vocab"];
+    std::string first, second;
+    for (const auto& [token, id] : vocab.items()) {
+      if (id == 6398) first = token;
+      if (id == 6399) second = token;
+    }
+    vocab[first] = 6399;
+    vocab[second] = 6398;
+  });
+  EXPECT_THAT(WhyRefused(), HasSubstr("has another vocabulary than the job: id 6398 is '"));
+  SetSource(copy_ + "/model.safetensors");
+  EXPECT_GT(Train(start_, 1, "alone", folder_).rank0.steps.size(), 0u);
+}
+
+TEST_F(ChangedFolderTest, RefusesToDropAHeadOfItsOwn) {
+  const auto model = OpenModelFolder(base_.folder);
+  ASSERT_TRUE(model.ok()) << model.status();
+  std::vector<TensorView> tensors(model->stored->tensors().begin(), model->stored->tensors().end());
+  std::vector<float> head(static_cast<size_t>(6400 * 32), 0.5f);
+  tensors.push_back(*model->Find("lm_head.weight"));
+  tensors.back().name = "lm_head.weight";
+  tensors.back().data = head.data();
+  ASSERT_TRUE(WriteStateDictPth(folder_ / "untied.pth", tensors, DType::kF32).ok());
+  SetSource(folder_ / "untied.pth");
+  EXPECT_THAT(WhyRefused(), HasSubstr("set model.tie_word_embeddings to false"));
 }
 
 TEST_F(InitFromTest, RefusesADamagedCheckpointAndNoFileAtAll) {

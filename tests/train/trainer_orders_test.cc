@@ -66,6 +66,58 @@ TEST(TrainOptionsFromOrder, ReadsPoliciesAndAdapters) {
   EXPECT_THAT(refused.message(), HasSubstr("stop, skip, rollback"));
 }
 
+TEST(TrainOptionsFromOrder, ReadsFormatsAndSchedules) {
+  v1::StartTraining order = Order();
+  EXPECT_EQ(TrainOptionsFromOrder(order)->recipe.schedule, Schedule::kCosine);
+  EXPECT_FALSE(TrainOptionsFromOrder(order)->data.conversations);
+  EXPECT_FALSE(TrainOptionsFromOrder(order)->data.add_bos_eos);
+  v1::JobSpec& spec = *order.mutable_spec();
+  spec.mutable_training()->set_schedule("cosine_from_lr");
+  spec.mutable_data()->set_format("conversations");
+  spec.mutable_data()->set_random_system_fraction(0.2);
+  spec.mutable_data()->set_drop_empty_think_fraction(0.8);
+  const auto options = TrainOptionsFromOrder(order);
+  ASSERT_TRUE(options.ok()) << options.status();
+  EXPECT_EQ(options->recipe.schedule, Schedule::kCosineFromLr);
+  EXPECT_TRUE(options->data.conversations);
+  EXPECT_EQ(options->data.random_system_fraction, 0.2);
+  EXPECT_EQ(options->data.drop_empty_think_fraction, 0.8);
+  spec.mutable_data()->set_format("chats");
+  EXPECT_EQ(GetViolations(TrainOptionsFromOrder(order).status()).at(0).field, "data.format");
+  spec.mutable_data()->set_format("text");
+  spec.mutable_data()->set_add_bos_eos(true);
+  EXPECT_TRUE(TrainOptionsFromOrder(order)->data.add_bos_eos);
+  spec.mutable_training()->set_schedule("flat");
+  EXPECT_EQ(GetViolations(TrainOptionsFromOrder(order).status()).at(0).field, "training.schedule");
+}
+
+TEST(TrainOptionsFromOrder, TellsTheMixturesApartByTheirFields) {
+  v1::StartTraining order = Order();
+  v1::ModelSpec& spec = *order.mutable_spec()->mutable_model();
+  spec.set_use_moe(true);
+  EXPECT_EQ(TrainOptionsFromOrder(order)->model.moe_family, MoeFamily::kMinimind2);
+  EXPECT_EQ(TrainOptionsFromOrder(order)->model.n_shared_experts, 1);
+  spec.set_num_experts(8);
+  ModelConfig model = TrainOptionsFromOrder(order)->model;
+  EXPECT_EQ(model.moe_family, MoeFamily::kMinimind3);
+  EXPECT_EQ(model.n_routed_experts, 8);
+  EXPECT_EQ(model.num_experts_per_tok, 1);
+  EXPECT_EQ(model.n_shared_experts, 0);
+  EXPECT_EQ(model.aux_loss_alpha, 5e-4);
+  EXPECT_FALSE(model.seq_aux);
+  EXPECT_EQ(model.moe_intermediate_size, 0) << "as wide as intermediate_size";
+  spec.clear_num_experts();
+  spec.set_moe_intermediate_size(96);
+  spec.set_router_aux_loss_coef(0.05);
+  spec.set_num_experts_per_tok(2);
+  model = TrainOptionsFromOrder(order)->model;
+  EXPECT_EQ(model.moe_family, MoeFamily::kMinimind3);
+  EXPECT_EQ(model.n_routed_experts, 4);
+  EXPECT_EQ(model.num_experts_per_tok, 2);
+  EXPECT_EQ(model.aux_loss_alpha, 0.05);
+  EXPECT_EQ(model.moe_intermediate_size, 96);
+}
+
 TEST(TrainOptionsFromOrder, KeepsTheCachesOfAFolderInIt) {
   v1::StartTraining order = Order();
   v1::DataSpec& data = *order.mutable_spec()->mutable_data();

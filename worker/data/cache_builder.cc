@@ -14,6 +14,7 @@
 #include "common/status_macros.h"
 #include "worker/data/bad_lines.h"
 #include "worker/data/jsonl_reader.h"
+#include "worker/data/line_encoder.h"
 #include "worker/data/progress_meter.h"
 #include "worker/data/token_file.h"
 
@@ -29,33 +30,38 @@ struct Share {
   std::vector<int64_t> lengths;
   std::vector<BadLine> bad_lines;  // the first BadLines::kShownLines
   int64_t bad_count = 0;
-  bool has_pair = false;  // some text has two tokens or more: an input and a target
+  bool trainable = false;  // some document has something to train on
 };
 
-// `check_only`: the ids are not wanted any more.
-void EncodeLines(absl::Span<const NumberedLine> lines, const Tokenizer& tokenizer, bool check_only,
-                 Share* share) {
+// What to make of a batch's lines.
+struct Task {
+  const LineEncoder& encoder;
+  int64_t file = 0;         // counts the dataset's files
+  bool check_only = false;  // the ids are not wanted any more
+};
+
+void EncodeLines(const Task& task, absl::Span<const NumberedLine> lines, Share* share) {
   for (const NumberedLine& line : lines) {
-    const absl::StatusOr<std::string> text = TextOfLine(line);
-    if (!text.ok()) {
+    const size_t before = share->ids.size();
+    const absl::Status status =
+        task.encoder.Encode(line, task.file, task.check_only ? nullptr : &share->ids);
+    if (!status.ok()) {
+      share->ids.resize(before);
       ++share->bad_count;
       if (share->bad_lines.size() < BadLines::kShownLines) {
-        share->bad_lines.push_back({line.number, std::string(text.status().message())});
+        share->bad_lines.push_back({line.number, std::string(status.message())});
       }
       continue;
     }
-    if (check_only) continue;
-    const size_t before = share->ids.size();
-    tokenizer.EncodeAppend(*text, &share->ids);
-    const auto length = static_cast<int64_t>(share->ids.size() - before);
-    share->lengths.push_back(length);
-    share->has_pair |= length >= 2;
+    if (task.check_only) continue;
+    share->lengths.push_back(static_cast<int64_t>(share->ids.size() - before));
+    share->trainable |= task.encoder.IsTrainable(absl::MakeConstSpan(share->ids).subspan(before));
   }
 }
 
 // Cuts a batch into as many runs as there are threads, of about the same number of bytes.
-std::vector<Share> EncodeBatch(const std::vector<NumberedLine>& lines, const Tokenizer& tokenizer,
-                               bool check_only, size_t threads) {
+std::vector<Share> EncodeBatch(const Task& task, const std::vector<NumberedLine>& lines,
+                               size_t threads) {
   size_t bytes = 0;
   for (const NumberedLine& line : lines) bytes += line.text.size();
   std::vector<Share> shares(threads);
@@ -72,11 +78,9 @@ std::vector<Share> EncodeBatch(const std::vector<NumberedLine>& lines, const Tok
     begin = end;
     // This thread does the last run itself.
     if (t + 1 == threads) {
-      EncodeLines(run, tokenizer, check_only, &shares[t]);
+      EncodeLines(task, run, &shares[t]);
     } else {
-      workers.emplace_back([run, &tokenizer, check_only, share = &shares[t]] {
-        EncodeLines(run, tokenizer, check_only, share);
-      });
+      workers.emplace_back([&task, run, share = &shares[t]] { EncodeLines(task, run, share); });
     }
   }
   for (std::thread& worker : workers) worker.join();
@@ -86,11 +90,12 @@ std::vector<Share> EncodeBatch(const std::vector<NumberedLine>& lines, const Tok
 // What all batches together are found to be.
 class Verdict {
  public:
-  explicit Verdict(const std::vector<DataFile>& files) : files_(files) {}
+  Verdict(const std::vector<DataFile>& files, const LineEncoder& encoder)
+      : files_(files), encoder_(encoder) {}
 
   void Add(const Share& share, const DataFile& file) {
     bad_.Add(file.path, share.bad_count, share.bad_lines);
-    has_pair_ |= share.has_pair;
+    trainable_ |= share.trainable;
   }
 
   int64_t bad_count() const { return bad_.count(); }
@@ -101,14 +106,15 @@ class Verdict {
     if (malformed == MalformedLines::kRefuse && bad_.count() > 0) {
       return absl::InvalidArgumentError(absl::StrCat(
           single ? absl::StrCat(files_[0].path, ": ") : "", bad_.InWords(!single),
-          ". Each line must be a JSON object with a non-empty string `text`, in UTF-8 (iconv "
-          "converts other encodings, jq -c '.[]' a JSON array); mend them, or leave them out with "
-          "malformed_lines: skip"));
+          ". Each line must be ", encoder_.line_form(),
+          ", in UTF-8 (iconv converts other encodings, jq -c '.[]' a JSON array); mend them, or "
+          "leave them out with malformed_lines: skip"));
     }
-    if (has_pair_) return absl::OkStatus();
+    if (trainable_) return absl::OkStatus();
     return absl::InvalidArgumentError(absl::StrCat(
-        files_[0].path, single ? " holds" : absl::StrCat(" and ", files_.size() - 1, " more hold"),
-        " no text of two tokens or more: nothing to train on",
+        files_[0].path,
+        single ? " holds no " : absl::StrCat(" and ", files_.size() - 1, " more hold no "),
+        encoder_.trainable_form(), ": nothing to train on",
         bad_.count() > 0 ? absl::StrCat("; ", bad_.InWords(!single)) : ""));
   }
 
@@ -118,8 +124,9 @@ class Verdict {
 
  private:
   const std::vector<DataFile>& files_;
+  const LineEncoder& encoder_;
   BadLines bad_;
-  bool has_pair_ = false;
+  bool trainable_ = false;
 };
 
 size_t ThreadCount(const TokenCacheOptions& options) {
@@ -128,10 +135,10 @@ size_t ThreadCount(const TokenCacheOptions& options) {
   return static_cast<size_t>(std::clamp(wanted, 1, kMaxThreads));
 }
 
-// Adds one file's texts and returns its digest. `stored_before`: bytes on disk of those before it.
-absl::StatusOr<uint64_t> AddFile(const TokenCacheOptions& options, const Tokenizer& tokenizer,
-                                 const DataFile& file, int64_t stored_before,
-                                 TokenFileWriter* writer, Verdict* verdict,
+// Adds one file's documents and returns its digest. `stored_before`: bytes on disk of those before
+// it.
+absl::StatusOr<uint64_t> AddFile(const TokenCacheOptions& options, Task task, const DataFile& file,
+                                 int64_t stored_before, TokenFileWriter* writer, Verdict* verdict,
                                  ProgressMeter* progress) {
   const size_t threads = ThreadCount(options);
   ASSIGN_OR_RETURN(const std::unique_ptr<JsonlReader> reader,
@@ -142,7 +149,8 @@ absl::StatusOr<uint64_t> AddFile(const TokenCacheOptions& options, const Tokeniz
     const auto refused = [&] {
       return options.malformed == MalformedLines::kRefuse && verdict->bad_count() > 0;
     };
-    for (const Share& share : EncodeBatch(lines, tokenizer, refused(), threads)) {
+    task.check_only = refused();
+    for (const Share& share : EncodeBatch(task, lines, threads)) {
       verdict->Add(share, file);
       if (!refused()) RETURN_IF_ERROR(writer->Append(share.ids, share.lengths));
     }
@@ -154,6 +162,8 @@ absl::StatusOr<uint64_t> AddFile(const TokenCacheOptions& options, const Tokeniz
 
 absl::Status BuildTokenFile(const TokenCacheOptions& options, const std::vector<DataFile>& files,
                             const Tokenizer& tokenizer, uint64_t digest, const std::string& path) {
+  const TextEncoder texts(tokenizer);
+  const LineEncoder& encoder = options.encoder != nullptr ? *options.encoder : texts;
   const uint32_t id_bytes = tokenizer.vocab_size() <= kNarrowVocab ? 2 : 4;
   uint64_t tokenizer_digest = 0;
   MF_CHECK(absl::SimpleHexAtoi(tokenizer.digest(), &tokenizer_digest)) << tokenizer.digest();
@@ -161,11 +171,12 @@ absl::Status BuildTokenFile(const TokenCacheOptions& options, const std::vector<
                    TokenFileWriter::Create(path, id_bytes));
   ProgressMeter progress(options.progress, TokenCacheProgress::Phase::kTokenizing,
                          StoredBytes(files));
-  Verdict verdict(files);
+  Verdict verdict(files, encoder);
   std::vector<uint64_t> digests;
   int64_t stored_before = 0;
   for (const DataFile& file : files) {
-    ASSIGN_OR_RETURN(digests.emplace_back(), AddFile(options, tokenizer, file, stored_before,
+    const Task task{.encoder = encoder, .file = static_cast<int64_t>(digests.size())};
+    ASSIGN_OR_RETURN(digests.emplace_back(), AddFile(options, task, file, stored_before,
                                                      writer.get(), &verdict, &progress));
     stored_before += file.stored_bytes;
   }

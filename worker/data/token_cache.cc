@@ -22,7 +22,9 @@
 #include "common/unique_fd.h"
 #include "worker/data/cache_builder.h"
 #include "worker/data/data_files.h"
+#include "worker/data/line_encoder.h"
 #include "worker/data/token_file.h"
+#include "worker/tokenizer/tokenizer.h"
 
 namespace mindforge {
 namespace {
@@ -83,7 +85,9 @@ absl::StatusOr<std::unique_ptr<TokenCache>> TokenCache::Open(const TokenCacheOpt
   ASSIGN_OR_RETURN(const std::vector<DataFile> files, ListDataFiles(options.paths));
   ProgressMeter reading(options.progress, TokenCacheProgress::Phase::kReading, StoredBytes(files));
   ASSIGN_OR_RETURN(const uint64_t digest, DigestOfFiles(files, reading));
-  const std::string name = absl::StrFormat("%016x-%s.tokens", digest, tokenizer.digest());
+  const std::string name =
+      absl::StrFormat("%016x-%s%s.tokens", digest, tokenizer.digest(),
+                      options.encoder == nullptr ? "" : options.encoder->key());
   const std::string path = JoinPath(options.cache_dir, name);
   // One that leaves lines out is not for who refuses them: building says which they are.
   const auto usable = [&](const absl::StatusOr<std::unique_ptr<TokenCache>>& cache) {

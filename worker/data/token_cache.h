@@ -1,6 +1,6 @@
-// The texts of jsonl files as token ids in one mapped binary file. The cache depends on dataset and
-// tokenizer only, so every sequence length and both packing modes share it. It does not know rows
-// or batches (dataset.h).
+// The documents of jsonl files as token ids in one mapped binary file. The cache depends on
+// dataset, tokenizer and what a line becomes (line_encoder.h) only, so every sequence length and
+// both packing modes share it. It does not know rows or batches (dataset.h).
 #pragma once
 
 #include <cstdint>
@@ -13,11 +13,13 @@
 #include "absl/types/span.h"
 #include "worker/data/jsonl_reader.h"
 #include "worker/data/progress_meter.h"
-#include "worker/tokenizer/tokenizer.h"
 
 namespace mindforge {
 
-// What a line that is no JSON object with a non-empty string `text`, or is too long, means.
+class LineEncoder;
+class Tokenizer;
+
+// What a line that the encoder cannot use, or that is too long, means.
 enum class MalformedLines {
   kRefuse,  // no cache; the error tells where the first ones are and how many there are
   kSkip,    // they are left out and counted; the first ones are logged
@@ -30,19 +32,19 @@ struct TokenCacheOptions {
   int threads = 0;            // for tokenizing; 0: as many as the machine has, at most 8
   ProgressFunction progress;  // called on the caller's thread
   JsonlLimits limits;
+  const LineEncoder* encoder = nullptr;  // null: a line is its `text`
 };
 
 // The token ids of each document. Immutable, safe from any thread.
 class TokenCache {
  public:
-  // Opens the cache of (dataset, tokenizer), building it first when it is missing or unsound. One
-  // process of a host builds, others wait for it; where the file system has no locks each builds
-  // and the last rename wins.
-  // Memory does not grow with the files. A cache is taken as it is only when the digest of what is
-  // in the files now, read anew, is its own.
-  // NOT_FOUND: no dataset. INVALID_ARGUMENT: malformed lines (file, number and reason of the first
-  // ten, and how many), or no text with two tokens or more; with a violation of data.cache_dir:
-  // that folder cannot be written. RESOURCE_EXHAUSTED: the disk is full.
+  // Opens the cache of (dataset, tokenizer, encoder), building it first when it is missing or
+  // unsound. One process of a host builds, others wait for it; where the file system has no locks
+  // each builds and the last rename wins. Memory does not grow with the files. A cache is taken as
+  // it is only when the digest of what is in the files now, read anew, is its own. NOT_FOUND: no
+  // dataset. INVALID_ARGUMENT: malformed lines (file, number and reason of the first ten, and how
+  // many), or nothing to train on; with a violation of data.cache_dir: that folder cannot be
+  // written. RESOURCE_EXHAUSTED: the disk is full.
   static absl::StatusOr<std::unique_ptr<TokenCache>> Open(const TokenCacheOptions& options,
                                                           const Tokenizer& tokenizer);
   ~TokenCache();

@@ -149,7 +149,8 @@ absl::Status CheckpointWriter::Write(const Request& request) {
                                     .model = model,
                                     .optimizer = optimizer,
                                     .tokenizer = options_.tokenizer,
-                                    .lora_rank = model_.options().lora_rank};
+                                    .lora_rank = model_.options().lora_rank,
+                                    .prompt_style = options_.prompt_style};
   ASSIGN_OR_RETURN(const CheckpointFolder folder, WriteCheckpoint(options_.dir, contents));
   ASSIGN_OR_RETURN(const std::string digest, CheckpointDigest(folder.path));
   const double seconds = absl::ToDoubleSeconds(clock_.MonotonicNow() - start);

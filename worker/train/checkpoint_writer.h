@@ -25,6 +25,7 @@ namespace mindforge {
 struct CheckpointWriterOptions {
   std::string dir;                               // the job's own
   std::map<std::string, std::string> tokenizer;  // files of each checkpoint: text by name
+  std::string prompt_style = kCompletionStyle;   // see CheckpointContents
 };
 
 // Owns one thread, since a write to disk may block for seconds; joined in the destructor, which

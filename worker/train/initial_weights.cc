@@ -16,6 +16,7 @@
 #include "common/durable_file.h"
 #include "common/error_details.h"
 #include "common/status_macros.h"
+#include "worker/data/vocabulary.h"
 #include "worker/formats/hf_folder.h"
 #include "worker/formats/lora.h"
 #include "worker/formats/named_tensors.h"
@@ -58,6 +59,25 @@ void Take(const TensorView& view, Source* source) {
   }
 }
 
+// Weights of one vocabulary, read as another's, would be noise that fits every shape.
+absl::Status CheckVocabulary(const ModelFolder& folder, const Dataset& dataset,
+                             ProgressSink& sink) {
+  if (folder.tokenizer_path.empty()) return absl::OkStatus();
+  const absl::StatusOr<std::string> mismatch =
+      VocabularyMismatch(folder.tokenizer_path, dataset.tokenizer());
+  if (!mismatch.ok()) {
+    sink.OnLog(LogSeverity::kWARNING,
+               absl::StrCat(folder.path, ": whether its tokenizer is the job's is not known: ",
+                            std::string(mismatch.status().message())));
+  } else if (!mismatch->empty()) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        folder.path, " has another vocabulary than the job: ", *mismatch,
+        "; give its tokenizer as data.tokenizer, or its model.safetensors as training.init_from to "
+        "train its weights for the job's"));
+  }
+  return absl::OkStatus();
+}
+
 absl::Status OpenFolder(const std::string& path, bool keep_adapters, Source* source,
                         ProgressSink& sink) {
   if (PathExists(JoinPath(path, "MANIFEST.json"))) RETURN_IF_ERROR(VerifyCheckpoint(path));
@@ -91,21 +111,37 @@ absl::StatusOr<Source> OpenSource(const std::string& path, bool lora, ProgressSi
   return source;
 }
 
-// What shapes of tensors do not show but decides what they mean.
+const char* NameOf(MoeFamily family) {
+  return family == MoeFamily::kMinimind3 ? "MiniMind-3's" : "MiniMind2's";
+}
+
+// What the folder says of its model and the job of its own, where they differ: settings that shapes
+// of tensors do not show, and those that tell in a word why the shapes differ.
 std::vector<std::string> ConfigMismatches(const ModelConfig& folder, const ModelConfig& job) {
   std::vector<std::string> problems;
-  const auto compare = [&problems](const char* name, double theirs, double ours) {
+  const auto compare = [&problems](const char* name, auto theirs, auto ours) {
     if (theirs == ours) return;
     problems.push_back(
         absl::StrCat(name, " is ", theirs, " in the folder and ", ours, " in the job's model"));
   };
+  compare("hidden_size", folder.hidden_size, job.hidden_size);
+  compare("num_hidden_layers", folder.num_hidden_layers, job.num_hidden_layers);
   compare("num_attention_heads", folder.num_attention_heads, job.num_attention_heads);
   compare("num_key_value_heads", folder.num_key_value_heads, job.num_key_value_heads);
+  compare("head_dim", folder.HeadDim(), job.HeadDim());
   compare("rope_theta", folder.rope_theta, job.rope_theta);
   compare("rms_norm_eps", folder.rms_norm_eps, job.rms_norm_eps);
+  compare("qk_norm", folder.qk_norm, job.qk_norm);
+  compare("use_moe", folder.use_moe, job.use_moe);
   if (folder.use_moe && job.use_moe) {
+    compare("the mixture of experts", NameOf(folder.moe_family), NameOf(job.moe_family));
     compare("num_experts_per_tok", folder.num_experts_per_tok, job.num_experts_per_tok);
     compare("norm_topk_prob", folder.norm_topk_prob, job.norm_topk_prob);
+  }
+  if (folder.EffectiveRopeScaling() != job.EffectiveRopeScaling()) {
+    problems.push_back(
+        "rope_scaling is set in the folder, and a job trains without any: take it out of the "
+        "folder's config.json if the weights were trained without it");
   }
   return problems;
 }
@@ -126,18 +162,20 @@ bool SameBits(const TensorView& a, const TensorView& b) {
          std::memcmp(a.data, b.data, static_cast<size_t>(a.bytes)) == 0;
 }
 
-// A head stored beside the embedding that it is tied to is no mismatch.
-void LeaveOutTiedHead(const std::string& path, Source* source, ProgressSink& sink) {
+// A head stored beside the embedding that it is tied to is no mismatch. INVALID_ARGUMENT: it is a
+// head of its own.
+absl::Status LeaveOutTiedHead(Source* source) {
   const TensorView* const head = source->Find(kHead);
   const TensorView* const embedding = source->Find(kEmbedding);
-  if (head == nullptr || embedding == nullptr) return;
+  if (head == nullptr || embedding == nullptr) return absl::OkStatus();
   if (!SameBits(*head, *embedding)) {
-    sink.OnLog(LogSeverity::kWARNING,
-               absl::StrCat(path, ": ", kHead, " differs from ", kEmbedding,
-                            " though the job's model ties them; it is left out"));
+    return absl::InvalidArgumentError(
+        absl::StrCat(kHead, " differs from ", kEmbedding,
+                     " and the job's model ties them: set model.tie_word_embeddings to false"));
   }
   source->tensors.erase(kHead);
   source->ignored.push_back(kHead);
+  return absl::OkStatus();
 }
 
 struct Match {
@@ -177,12 +215,13 @@ Match MatchTensors(const Source& source, const Minimind& model) {
 
 absl::Status LoadWeights(const std::string& path, Source* source, Minimind& model,
                          ProgressSink& sink) {
-  if (model.config().tie_word_embeddings) LeaveOutTiedHead(path, source, sink);
+  if (model.config().tie_word_embeddings) {
+    RETURN_IF_ERROR(LeaveOutTiedHead(source)) << path;
+  }
   Match match = MatchTensors(*source, model);
   if (source->folder.has_value()) {
-    for (std::string& problem : ConfigMismatches(source->folder->config, model.config())) {
-      match.problems.push_back(std::move(problem));
-    }
+    std::vector<std::string> settings = ConfigMismatches(source->folder->config, model.config());
+    match.problems.insert(match.problems.begin(), settings.begin(), settings.end());
   }
   if (!match.problems.empty()) {
     return absl::InvalidArgumentError(
@@ -213,6 +252,12 @@ absl::StatusOr<InitialState> LoadInitialState(const TrainOptions& options, const
   const bool lora = options.recipe.lora_rank > 0;
   absl::StatusOr<Source> source = OpenSource(path, lora, sink);
   if (!source.ok()) return BlameField(source.status(), kField);
+  if (source->folder.has_value()) {
+    if (const absl::Status status = CheckVocabulary(*source->folder, *setup.dataset, sink);
+        !status.ok()) {
+      return BlameField(status, kField);
+    }
+  }
   if (const absl::Status status = LoadWeights(path, &*source, model, sink); !status.ok()) {
     return BlameField(status, kField);
   }

@@ -109,13 +109,15 @@ absl::Status CheckPaths(const TrainDataOptions& data) {
 absl::StatusOr<std::unique_ptr<Dataset>> OpenDataset(const TrainOptions& options,
                                                      ProgressSink& sink) {
   RETURN_IF_ERROR(CheckPaths(options.data));
+  if (options.data.conversations) {
+    return InvalidArgument("data.format", "conversations is nothing that this worker can train on");
+  }
   DatasetOptions dataset{.path = options.data.path,
                          .tokenizer_path = options.data.tokenizer,
                          .max_seq_len = options.data.max_seq_len,
                          .packing = options.data.packing,
-                         .cache_dir = options.data.cache_dir,
-                         .pad_id = options.model.pad_token_id,
-                         .eos_id = options.model.eos_token_id};
+                         .cache_dir = options.data.cache_dir};
+  dataset.add_bos_eos = options.data.add_bos_eos;
   dataset.more_paths = options.data.more_paths;
   if (options.data.skip_malformed_lines) dataset.malformed = MalformedLines::kSkip;
   dataset.progress = [&sink](const TokenCacheProgress& progress) {
@@ -136,9 +138,10 @@ absl::StatusOr<std::unique_ptr<Dataset>> OpenDataset(const TrainOptions& options
 
 // OK when `files` are what the dataset's tokens were made with.
 absl::Status CheckTokenizer(const TrainDataOptions& data, const TokenizerFiles& files,
-                            const Tokenizer& used) {
+                            const Dataset& dataset) {
   const std::string& text = files.texts.at("tokenizer.json");
-  if (absl::StrFormat("%016x", XXH3_64bits(text.data(), text.size())) == used.digest()) {
+  if (absl::StrFormat("%016x", XXH3_64bits(text.data(), text.size())) ==
+      dataset.tokenizer_digest()) {
     return absl::OkStatus();
   }
   return InvalidArgument("data.tokenizer", absl::StrCat(data.tokenizer,
@@ -148,8 +151,12 @@ absl::Status CheckTokenizer(const TrainDataOptions& data, const TokenizerFiles& 
 
 absl::StatusOr<ModelConfig> CompleteModel(const TrainOptions& options, const Dataset& dataset) {
   ModelConfig model = options.model;
+  // What the rows were made with: whoever serves the result stops and begins at the same ids.
+  model.pad_token_id = dataset.pad_id();
+  model.bos_token_id = dataset.bos_id();
+  model.eos_token_id = dataset.eos_id();
   std::vector<FieldViolation> violations;
-  const int64_t tokens = dataset.tokenizer().vocab_size();
+  const int64_t tokens = dataset.vocab_size();
   if (model.vocab_size == 0) model.vocab_size = tokens;
   if (model.vocab_size < tokens) {
     violations.push_back({"model.vocab_size", absl::StrCat(model.vocab_size, " is less than the ",
@@ -180,6 +187,10 @@ const char* NameOf(TrainDtype dtype) {
   return "";
 }
 
+const char* NameOf(Schedule schedule) {
+  return schedule == Schedule::kCosine ? "cosine" : "cosine_from_lr";
+}
+
 const char* NameOf(NanPolicy policy) {
   switch (policy) {
     case NanPolicy::kStop:
@@ -197,11 +208,16 @@ nlohmann::json SettingsOf(const TrainOptions& options, const JobSetup& setup) {
   return {{"model", ModelConfigToJson(setup.model)},
           {"max_seq_len", options.data.max_seq_len},
           {"packing", options.data.packing},
+          {"format", options.data.conversations ? "conversations" : "text"},
+          {"add_bos_eos", options.data.add_bos_eos},
+          {"random_system_fraction", options.data.random_system_fraction},
+          {"drop_empty_think_fraction", options.data.drop_empty_think_fraction},
           {"validation_fraction", options.data.validation_fraction},
           {"epochs", recipe.epochs},
           {"microbatch_size", recipe.microbatch_size},
           {"accumulation_steps", recipe.accumulation_steps},
           {"learning_rate", recipe.learning_rate},
+          {"schedule", NameOf(recipe.schedule)},
           {"grad_clip", recipe.grad_clip},
           {"weight_decay", recipe.weight_decay},
           {"dtype", NameOf(recipe.dtype)},
@@ -221,7 +237,7 @@ absl::StatusOr<JobSetup> SetUpJob(const TrainOptions& options, ProgressSink& sin
   absl::StatusOr<TokenizerFiles> tokenizer = ReadTokenizerFiles(options.data.tokenizer);
   ASSIGN_OR_RETURN(setup.dataset, OpenDataset(options, sink));
   if (!tokenizer.ok()) return BlameField(tokenizer.status(), "data.tokenizer");
-  RETURN_IF_ERROR(CheckTokenizer(options.data, *tokenizer, setup.dataset->tokenizer()));
+  RETURN_IF_ERROR(CheckTokenizer(options.data, *tokenizer, *setup.dataset));
   setup.tokenizer = std::move(tokenizer->texts);
   if (!options.dataset_digest.empty() && options.dataset_digest != setup.dataset->digest()) {
     return InvalidArgument(

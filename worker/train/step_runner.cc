@@ -45,8 +45,8 @@ absl::StatusOr<StepResult> StepRunner::Run(int64_t step, absl::Duration timeout,
     result.timings.stall = absl::ToDoubleSeconds(writer->WaitForCopy());
     lap();
   }
-  result.learning_rate =
-      CosineLearningRate(parts_.recipe.learning_rate, step, parts_.setup.total_steps);
+  result.learning_rate = LearningRate(parts_.recipe.schedule, parts_.recipe.learning_rate, step,
+                                      parts_.setup.total_steps);
   if (guard_.scaled()) result.loss_scale = guard_.loss_scale();
   // The combined sums have the same bits everywhere, so every rank comes to the same verdict.
   const bool applied = std::isfinite(result.loss) && Apply(sum.gradient, microbatches, &result);

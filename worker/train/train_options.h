@@ -9,6 +9,7 @@
 #include "absl/time/time.h"
 #include "worker/formats/checkpoint.h"
 #include "worker/formats/model_config.h"
+#include "worker/model/schedule.h"
 
 namespace mindforge {
 
@@ -25,6 +26,10 @@ struct TrainDataOptions {
   std::vector<std::string> more_paths;  // read after `path`
   bool skip_malformed_lines = false;    // false: they are refused
   double validation_fraction = 0;       // of the rows, held out of training
+  bool conversations = false;           // a line is a conversation, not a text
+  bool add_bos_eos = false;             // of a text
+  double random_system_fraction = 0;    // of conversations: see types.proto
+  double drop_empty_think_fraction = 0;
 };
 
 struct TrainRecipe {
@@ -32,6 +37,7 @@ struct TrainRecipe {
   int64_t microbatch_size = 32;
   int64_t accumulation_steps = 8;
   double learning_rate = 5e-4;
+  Schedule schedule = Schedule::kCosine;
   double grad_clip = 1.0;
   double weight_decay = 0.01;
   TrainDtype dtype = TrainDtype::kBfloat16;

@@ -178,7 +178,10 @@ absl::StatusOr<TrainOutcome> TrainRun::Impl::TrainFrom(const StartingPoint& star
   commit_.emplace(options_.rank, options_.world_size, start.step, setup_.agreement);
   if (options_.rank == 0) {
     writer_ = std::make_unique<CheckpointWriter>(
-        CheckpointWriterOptions{.dir = options_.checkpoint_dir, .tokenizer = setup_.tokenizer},
+        CheckpointWriterOptions{
+            .dir = options_.checkpoint_dir,
+            .tokenizer = setup_.tokenizer,
+            .prompt_style = options_.data.conversations ? kChatStyle : kCompletionStyle},
         *model_, *optimizer_, clock_, sink_);
   }
   ReportState(TrainPhase::kTraining);
