@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Installs the distribution's packages that Mindforge needs (Debian 12, Ubuntu 24.04), and nothing
-# that is there already. Uses sudo when not root.
+# Installs the distribution's packages that Mindforge needs (Debian 12, 13, Ubuntu 24.04), and
+# nothing that is there already. Uses sudo when not root.
 #
 #   deploy/install_deps.sh build      to build and to run the quickstart
 #   deploy/install_deps.sh test       also what the tests use
