@@ -36,7 +36,7 @@ inline std::shared_ptr<ServedModel> TestModel(const std::string& name, const std
   model->path = "/models/" + version;
   model->weights_version = version;
   model->tokenizer = TestTokenizer();
-  model->chat_template = ChatTemplate::Recognise(MiniMind2ChatTemplate());
+  model->chat_templates = ChatTemplates::Of({{"default", std::string(MiniMind2ChatTemplate())}});
   model->defaults.temperature = 0;  // as a folder with do_sample false says
   model->eos_ids = {2};
   model->config_json = "{\"hidden_size\":64}";

@@ -108,7 +108,7 @@ TEST(Limits, ListsEveryProblemAtOnce) {
 
 TEST(Limits, RefusesAnUnknownChatTemplateWithTheRemedy) {
   Served served({.adjust = [](ServedModel& model) {
-    model.chat_template = ChatTemplate::Recognise("{{ something else }}");
+    model.chat_templates = ChatTemplates::Of({{"default", "{{ something else }}"}});
     return absl::OkStatus();
   }});
   v1::GenerateRequest request;

@@ -48,7 +48,7 @@ TEST(BpeTrainer, MakesATokenizerThatLoadsAndRoundTrips) {
   EXPECT_EQ((*tokenizer)->bos_id(), 1);
   EXPECT_EQ((*tokenizer)->eos_id(), 2);
   EXPECT_EQ((*tokenizer)->pad_id(), 0);
-  EXPECT_TRUE(ChatTemplate::Recognise((*tokenizer)->chat_template()).ok());
+  EXPECT_TRUE(ChatTemplate::Recognise((*tokenizer)->chat_templates().at("default")).ok());
 }
 
 TEST(BpeTrainer, StopsWhenNothingIsLeftToMerge) {

@@ -72,7 +72,7 @@ TEST(Tokenizer, KnowsItsConfiguration) {
   EXPECT_EQ(MiniMind().eos_id(), 2);
   EXPECT_EQ(MiniMind().pad_id(), 0);
   EXPECT_EQ(MiniMind().digest().size(), 16u);
-  EXPECT_THAT(MiniMind().chat_template(), HasSubstr("You are a helpful assistant"));
+  EXPECT_THAT(MiniMind().chat_templates().at("default"), HasSubstr("You are a helpful assistant"));
   EXPECT_EQ(MiniMind().TokenToId("<|im_end|>"), 2);
   EXPECT_EQ(MiniMind().TokenToId("no such token"), std::nullopt);
   EXPECT_TRUE(MiniMind().IsSpecial(0));
@@ -272,7 +272,14 @@ TEST(TokenizerLoad, NamesEveryKindOfDefect) {
       {R"({"model": {"ignore_merges": "yes"}})", "`ignore_merges` must be true or false"},
       {R"({"model": {"end_of_word_suffix": "</w>"}})", "end_of_word_suffix"},
       {R"({"normalizer": {"type": "NFC"}})", "normalizer NFC"},
+      {R"({"normalizer": {"type": "Sequence", "normalizers": [{"type": "NFC"}]}})",
+       "normalizer NFC"},
+      {R"({"normalizer": {"type": "Sequence"}})", "a list `normalizers`"},
       {R"({"pre_tokenizer": {"type": "Whitespace"}})", "pre_tokenizer Whitespace"},
+      {R"({"pre_tokenizer": {"type": "Sequence", "pretokenizers": []}})", "without pre_tokenizer"},
+      {R"({"pre_tokenizer": {"type": "Sequence", "pretokenizers": [{"type": "Digits"},
+          {"type": "ByteLevel"}]}})",
+       "a Sequence of more than one"},
       {R"({"pre_tokenizer": null})", "pre_tokenizer"},
       {R"({"post_processor": {"type": "TemplateProcessing"}})", "TemplateProcessing"},
       {R"({"decoder": null})", "decoder"},
@@ -298,6 +305,23 @@ TEST(TokenizerLoad, ReadsMergesOfOlderFiles) {
   ASSERT_TRUE(tokenizer.ok()) << tokenizer.status();
   EXPECT_EQ((*tokenizer)->Encode("Hello 你好"), MiniMind().Encode("Hello 你好"));
   EXPECT_THAT((*tokenizer)->Encode(""), IsEmpty());
+}
+
+TEST(TokenizerLoad, TakesASequenceOfNoneForNothingAndOfOneForThatOne) {
+  auto json = MiniMindJson();
+  const auto wrapped = [](const char* list, const nlohmann::json& steps) {
+    return nlohmann::json{{"type", "Sequence"}, {list, steps}};
+  };
+  json["normalizer"] = wrapped("normalizers", nlohmann::json::array());
+  const nlohmann::json split = json["pre_tokenizer"];
+  json["pre_tokenizer"] = wrapped(
+      "pretokenizers",
+      {wrapped("pretokenizers", nlohmann::json::array()), wrapped("pretokenizers", {split})});
+  json["post_processor"] = wrapped("processors", nlohmann::json::array());
+  json["decoder"] = wrapped("decoders", {json["decoder"]});
+  const auto tokenizer = Tokenizer::FromJson(json.dump());
+  ASSERT_TRUE(tokenizer.ok()) << tokenizer.status();
+  EXPECT_EQ((*tokenizer)->Encode(" Hello 你好"), MiniMind().Encode(" Hello 你好"));
 }
 
 }  // namespace

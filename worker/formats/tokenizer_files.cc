@@ -19,6 +19,20 @@ constexpr char kConfigName[] = "tokenizer_config.json";
 constexpr char kTemplateName[] = "chat_template.jinja";
 constexpr std::array kNames = {kTokenizerName, kConfigName, kTemplateName};
 
+// A string, or the one named so of a list of {name, template}.
+std::string DefaultTemplate(const Json& config) {
+  const Json chat = config.is_object() ? config.value("chat_template", Json()) : Json();
+  if (chat.is_string()) return chat.get<std::string>();
+  if (!chat.is_array()) return "";
+  for (const Json& entry : chat) {
+    if (!entry.is_object() || entry.value("name", Json()) != "default") continue;
+    if (const Json source = entry.value("template", Json()); source.is_string()) {
+      return source.get<std::string>();
+    }
+  }
+  return "";
+}
+
 }  // namespace
 
 absl::StatusOr<TokenizerFiles> ReadTokenizerFiles(const std::string& path) {
@@ -35,9 +49,7 @@ absl::StatusOr<TokenizerFiles> ReadTokenizerFiles(const std::string& path) {
       ASSIGN_OR_RETURN(files.tokenizer, ParseJson(*text, source));
     } else if (name == std::string_view(kConfigName)) {
       ASSIGN_OR_RETURN(files.config, ParseJson(*text, source));
-      const Json chat =
-          files.config.is_object() ? files.config.value("chat_template", Json()) : Json();
-      if (chat.is_string()) files.chat_template = chat.get<std::string>();
+      files.chat_template = DefaultTemplate(files.config);
     } else if (!text->empty()) {
       files.chat_template = *text;
     }

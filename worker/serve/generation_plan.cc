@@ -17,8 +17,9 @@ constexpr int64_t kMaxStopTokens = 256;
 constexpr int64_t kMaxShownLogprobs = 20;
 constexpr int64_t kMaxFlushTokens = 4096;
 constexpr int64_t kMaxRequestIdBytes = 256;
-// No tokenizer has tokens of more bytes: longer texts are refused unread.
-constexpr int64_t kMaxTokenBytes = 256;
+// For tokenizers whose longest token is shorter than the white space that some swallow.
+constexpr int64_t kMinTokenBytes = 256;
+constexpr int kMaxTools = 128;
 
 bool In(double value, double low, double high) { return value >= low && value <= high; }
 
@@ -34,7 +35,8 @@ void AddStatus(const absl::Status& status, const std::string& field, FieldChecke
 // Whether `bytes` of text could fit the context at all.
 bool CouldFit(const std::string& field, size_t bytes, const ServedModel& model,
               FieldChecker* check) {
-  const auto most = static_cast<size_t>(model.max_context * kMaxTokenBytes);
+  const auto most = static_cast<size_t>(
+      model.max_context * std::max(kMinTokenBytes, model.tokenizer->max_token_bytes()));
   check->Require(bytes <= most, field,
                  absl::StrCat("has ", bytes, " bytes; a prompt that fits the context of ",
                               model.max_context, " tokens has at most ", most));
@@ -204,6 +206,35 @@ void CheckResume(const v1::GenerateRequest& request, const ServedModel& model,
                               " tokens, more than max_new_tokens ", stopping.max_new_tokens));
 }
 
+void CheckChat(const v1::ChatMessages& chat, const std::string& prefix, FieldChecker* check) {
+  check->Require(chat.tools_size() <= kMaxTools, prefix + "tools",
+                 absl::StrCat("has ", chat.tools_size(), " entries; at most ", kMaxTools));
+  for (int i = 0; i < chat.messages_size(); ++i) {
+    for (int j = 0; j < chat.messages(i).tool_calls_size(); ++j) {
+      const v1::ToolCall& call = chat.messages(i).tool_calls(j);
+      const std::string where = absl::StrCat(prefix, "messages[", i, "].tool_calls[", j, "].");
+      check->Require(!call.name().empty(), where + "name", "is empty; name the function");
+      check->Require(call.has_arguments(), where + "arguments",
+                     "is missing; send a JSON object as text, {} for no arguments");
+    }
+  }
+}
+
+Chat ToChat(const v1::ChatMessages& asked) {
+  Chat chat;
+  for (const v1::ChatMessage& message : asked.messages()) {
+    ChatMessage& one = chat.messages.emplace_back();
+    one.role = message.role();
+    one.content = message.content();
+    if (message.has_reasoning_content()) one.reasoning_content = message.reasoning_content();
+    for (const v1::ToolCall& call : message.tool_calls()) {
+      one.tool_calls.push_back({call.name(), call.arguments()});
+    }
+  }
+  chat.tools.assign(asked.tools().begin(), asked.tools().end());
+  return chat;
+}
+
 }  // namespace
 
 void CheckSampling(const SamplingParams& sampling, const std::string& prefix, FieldChecker* check) {
@@ -222,24 +253,24 @@ void CheckRepetitionPenalty(double penalty, FieldChecker* check) {
       absl::StrCat("is ", penalty, "; expected 0.01 to 100, where 1 leaves the logits alone"));
 }
 
-absl::StatusOr<std::vector<int32_t>> EncodeChat(const v1::ChatMessages& chat,
+absl::StatusOr<std::vector<int32_t>> EncodeChat(const v1::ChatMessages& asked,
                                                 const ServedModel& model,
                                                 const std::string& field) {
-  if (!model.chat_template.ok()) {
-    return InvalidArgument(field, std::string(model.chat_template.status().message()));
-  }
-  std::vector<ChatMessage> messages;
-  for (const v1::ChatMessage& message : chat.messages()) {
-    messages.push_back({message.role(), message.content()});
-  }
+  FieldChecker check;
+  CheckChat(asked, field + ".", &check);
+  RETURN_IF_ERROR(check.status());
   ChatRenderOptions options;
-  if (chat.has_enable_thinking()) options.enable_thinking = chat.enable_thinking();
-  absl::StatusOr<std::string> text = model.chat_template->Render(messages, options);
-  if (!text.ok()) {
-    if (!GetViolations(text.status()).empty()) return text.status();
-    return InvalidArgument(field + ".messages", std::string(text.status().message()));
+  if (asked.has_enable_thinking()) options.enable_thinking = asked.enable_thinking();
+  const absl::StatusOr<RenderedChat> rendered =
+      model.chat_templates->Render(ToChat(asked), options);
+  if (!rendered.ok()) {
+    const std::vector<FieldViolation> inner = GetViolations(rendered.status());
+    if (inner.empty()) return InvalidArgument(field, std::string(rendered.status().message()));
+    for (const FieldViolation& one : inner) check.Add(field + "." + one.field, one.description);
+    return check.status();
   }
-  return model.tokenizer->Encode(*text);
+  if (asked.parse_special_tokens()) return model.tokenizer->Encode(rendered->text);
+  return model.tokenizer->EncodeWithPlain(rendered->text, rendered->written);
 }
 
 absl::StatusOr<GenerationPlan> PlanGeneration(const v1::GenerateRequest& request,

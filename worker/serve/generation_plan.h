@@ -52,8 +52,8 @@ void CheckRepetitionPenalty(double penalty, FieldChecker* check);
 absl::StatusOr<GenerationPlan> PlanGeneration(const v1::GenerateRequest& request,
                                               const ServedModel& model, const PlanContext& context);
 
-// The ids of messages rendered by the model's chat template, ready for an answer. Errors are
-// violations of `field`.
+// The ids of messages rendered by the model's chat template, ready for an answer; special tokens in
+// what the caller wrote are text unless he asks otherwise. Errors are violations of `field`.
 absl::StatusOr<std::vector<int32_t>> EncodeChat(const v1::ChatMessages& chat,
                                                 const ServedModel& model, const std::string& field);
 

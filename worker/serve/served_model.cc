@@ -76,7 +76,7 @@ v1::PromptStyle OwnPromptStyle(const ModelFolder& folder, bool is_checkpoint,
   if (folder.prompt_style == kChatStyle) return v1::PROMPT_STYLE_CHAT;
   // Jobs pretrain: a checkpoint that does not say continues text.
   if (folder.prompt_style == kCompletionStyle || is_checkpoint) return v1::PROMPT_STYLE_COMPLETION;
-  return model.chat_template.ok() ? v1::PROMPT_STYLE_CHAT : v1::PROMPT_STYLE_COMPLETION;
+  return model.chat_templates->status().ok() ? v1::PROMPT_STYLE_CHAT : v1::PROMPT_STYLE_COMPLETION;
 }
 
 bool IsCheckpoint(const std::string& path) {
@@ -104,7 +104,7 @@ absl::StatusOr<LoadedModel> LoadModelFolder(const v1::DesiredModel& desired, Run
   model->asked_rope_scaling = desired.rope_scaling();
   model->rope_scaling = DescribeRopeScaling(folder.config);
   ASSIGN_OR_RETURN(model->tokenizer, LoadTokenizer(folder));
-  model->chat_template = ChatTemplate::Recognise(model->tokenizer->chat_template());
+  model->chat_templates = ChatTemplates::Of(model->tokenizer->chat_templates());
   model->own_prompt_style = OwnPromptStyle(folder, is_checkpoint, *model);
   Rename(desired, model.get());
   RETURN_IF_ERROR(CheckGeneration(folder));

@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -11,7 +12,7 @@
 #include "mindforge/v1/inference_agent_service.pb.h"
 #include "worker/infer/model_runner.h"
 #include "worker/infer/runner_factory.h"
-#include "worker/tokenizer/chat_template.h"
+#include "worker/tokenizer/chat_templates.h"
 #include "worker/tokenizer/tokenizer.h"
 
 namespace mindforge {
@@ -38,7 +39,7 @@ struct ServedModel {
   v1::RopeScalingSpec asked_rope_scaling;  // no type: the folder's own
   v1::RopeScalingSpec rope_scaling;        // in force
   std::shared_ptr<const Tokenizer> tokenizer;
-  absl::StatusOr<ChatTemplate> chat_template = absl::UnknownError("not loaded");
+  std::optional<ChatTemplates> chat_templates;  // always there once loaded
   SamplingDefaults defaults;
   int32_t bos_id = 1;
   std::vector<int32_t> eos_ids;
@@ -59,10 +60,11 @@ struct LoadedModel {
 };
 
 // Loads the folder that `desired` names, adapted as it says; `runner` gives everything but the
-// folder. A checkpoint folder (one with a manifest) is verified first. A prompt style that
-// `desired` leaves open is the folder's; where that says nothing, completion for a checkpoint, else
-// chat if there is a chat template that can be rendered. Errors say which file is wrong and what to
-// do.
+// folder. A checkpoint folder (one with a manifest) is verified first, and weights or logits of a
+// canary prompt that are not finite are refused, so that they never take the place of good ones. A
+// prompt style that `desired` leaves open is the folder's; where that says nothing, completion for
+// a checkpoint, else chat if there is a chat template that can be rendered. Errors say which file
+// is wrong and what to do.
 absl::StatusOr<LoadedModel> LoadModelFolder(const v1::DesiredModel& desired, RunnerOptions runner);
 
 // Whether `model` has the very weights that `desired` names: only name and style may differ.

@@ -32,6 +32,16 @@ size_t LeadingSpace(std::string_view text) {
   return static_cast<size_t>(p - begin);
 }
 
+// Where a search goes on when a special token at [begin, end) touches plain text: behind the token,
+// but not behind the plain text, whose neighbours may hold a token that the match ran into. 0: it
+// touches none.
+size_t BehindPlainMatch(absl::Span<const TextSpan> plain, size_t begin, size_t end) {
+  const auto* const span = std::partition_point(
+      plain.begin(), plain.end(), [&](const TextSpan& one) { return one.end <= begin; });
+  if (span == plain.end() || span->begin >= end) return 0;
+  return std::max(begin + 1, std::min(end, span->end));
+}
+
 }  // namespace
 
 AddedTokens::AddedTokens(std::vector<AddedToken> tokens) : tokens_(std::move(tokens)) {
@@ -49,23 +59,30 @@ AddedTokens::AddedTokens(std::vector<AddedToken> tokens) : tokens_(std::move(tok
   }
 }
 
-void AddedTokens::Split(std::string_view input, const std::function<void(std::string_view)>& text,
+void AddedTokens::Split(std::string_view input, absl::Span<const TextSpan> plain,
+                        const std::function<void(std::string_view)>& text,
                         const std::function<void(int32_t)>& token) const {
-  if (!any_normalized_) return SplitBy(raw_, input, text, token);
+  if (!any_normalized_) return SplitBy(raw_, input, 0, plain, text, token);
   SplitBy(
-      raw_, input, [&](std::string_view rest) { SplitBy(normalized_, rest, text, token); }, token);
+      raw_, input, 0, plain,
+      [&](std::string_view rest) {
+        const auto offset = static_cast<size_t>(rest.data() - input.data());
+        SplitBy(normalized_, rest, offset, plain, text, token);
+      },
+      token);
 }
 
-void AddedTokens::SplitBy(const Table& table, std::string_view input,
+void AddedTokens::SplitBy(const Table& table, std::string_view stretch, size_t offset,
+                          absl::Span<const TextSpan> plain,
                           const std::function<void(std::string_view)>& text,
                           const std::function<void(int32_t)>& token) const {
   size_t done = 0;
   size_t i = 0;
-  while (i < input.size()) {
+  while (i < stretch.size()) {
     const AddedToken* found = nullptr;
-    for (const int candidate : table[static_cast<unsigned char>(input[i])]) {
+    for (const int candidate : table[static_cast<unsigned char>(stretch[i])]) {
       const AddedToken& added = tokens_[candidate];
-      if (input.compare(i, added.content.size(), added.content) == 0) {
+      if (stretch.compare(i, added.content.size(), added.content) == 0) {
         found = &added;
         break;
       }
@@ -76,14 +93,20 @@ void AddedTokens::SplitBy(const Table& table, std::string_view input,
     }
     size_t start = i;
     size_t stop = i + found->content.size();
-    if (found->left_strip) start -= TrailingSpace(input.substr(done, start - done));
-    if (found->right_strip) stop += LeadingSpace(input.substr(stop));
-    if (done < start) text(input.substr(done, start - done));
+    if (found->special) {
+      if (const size_t last = BehindPlainMatch(plain, offset + start, offset + stop); last > 0) {
+        i = last - offset;
+        continue;
+      }
+    }
+    if (found->left_strip) start -= TrailingSpace(stretch.substr(done, start - done));
+    if (found->right_strip) stop += LeadingSpace(stretch.substr(stop));
+    if (done < start) text(stretch.substr(done, start - done));
     token(found->id);
     done = stop;
     i = stop;
   }
-  if (done < input.size()) text(input.substr(done));
+  if (done < stretch.size()) text(stretch.substr(done));
 }
 
 }  // namespace mindforge

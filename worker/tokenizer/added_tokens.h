@@ -9,6 +9,9 @@
 #include <string_view>
 #include <vector>
 
+#include "absl/types/span.h"
+#include "worker/tokenizer/text_span.h"
+
 namespace mindforge {
 
 struct AddedToken {
@@ -28,16 +31,19 @@ class AddedTokens {
   const std::vector<AddedToken>& tokens() const { return tokens_; }
 
   // Calls `text` for each stretch without added tokens and `token` for each token, in order.
-  // REQUIRES: `input` is valid UTF-8.
-  void Split(std::string_view input, const std::function<void(std::string_view)>& text,
+  // Special tokens that touch a span of `plain` are text; others are found there too. REQUIRES:
+  // `input` is valid UTF-8; the spans are in order, disjoint and within it.
+  void Split(std::string_view input, absl::Span<const TextSpan> plain,
+             const std::function<void(std::string_view)>& text,
              const std::function<void(int32_t)>& token) const;
 
  private:
   // Tokens by first byte, the longest first.
   using Table = std::array<std::vector<int>, 256>;
 
-  void SplitBy(const Table& table, std::string_view input,
-               const std::function<void(std::string_view)>& text,
+  // A stretch of the input, which starts at byte `offset` of it.
+  void SplitBy(const Table& table, std::string_view stretch, size_t offset,
+               absl::Span<const TextSpan> plain, const std::function<void(std::string_view)>& text,
                const std::function<void(int32_t)>& token) const;
 
   std::vector<AddedToken> tokens_;

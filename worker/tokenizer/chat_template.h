@@ -1,27 +1,21 @@
-// Chat messages to prompt text. The templates of MiniMind releases are recognised and rendered by
-// our own code; there is no template language here, so an unknown one is refused, never guessed at.
+// Chats to prompt text. The templates of MiniMind releases are recognised and rendered by our own
+// code; there is no template language here, so an unknown one is refused, never guessed at.
 #pragma once
 
 #include <optional>
-#include <string>
 #include <string_view>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
-#include "absl/types/span.h"
+#include "worker/tokenizer/chat.h"
 
 namespace mindforge {
-
-struct ChatMessage {
-  std::string role;  // system, user or assistant
-  std::string content;
-};
 
 struct ChatRenderOptions {
   bool add_generation_prompt = true;
   // false puts an empty <think> block into the generation prompt; true opens one where the template
   // does (MiniMind-3). Unset is what the template takes it for.
-  std::optional<bool> enable_thinking;
+  std::optional<bool> enable_thinking = std::nullopt;
 };
 
 // One of the known templates. A value type.
@@ -30,7 +24,7 @@ class ChatTemplate {
   enum class Kind {
     kMiniMind2,          // ChatML with a default system line
     kMiniMind2NoSystem,  // the same without it
-    kMiniMind3,          // without it too, and every answer with a <think> block, perhaps empty
+    kMiniMind3,  // without it too; tools, and every answer with a <think> block, perhaps empty
   };
 
   // `source` is a folder's Jinja template (Tokenizer::chat_template()). INVALID_ARGUMENT when it is
@@ -40,9 +34,10 @@ class ChatTemplate {
 
   Kind kind() const { return kind_; }
 
-  // INVALID_ARGUMENT: no message, or a role that is not supported (tools are not).
-  absl::StatusOr<std::string> Render(absl::Span<const ChatMessage> messages,
-                                     const ChatRenderOptions& options) const;
+  // The very text that Jinja makes of the template. INVALID_ARGUMENT with a violation that names
+  // the field: no message, an unknown role, a tool that is no JSON object, or what the template has
+  // no place for (MiniMind2's: tools, tool calls and reasoning, which its models never saw).
+  absl::StatusOr<RenderedChat> Render(const Chat& chat, const ChatRenderOptions& options) const;
 
  private:
   Kind kind_;

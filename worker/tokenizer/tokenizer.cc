@@ -1,5 +1,6 @@
 #include "worker/tokenizer/tokenizer.h"
 
+#include <algorithm>
 #include <utility>
 
 #include "absl/base/thread_annotations.h"
@@ -78,7 +79,10 @@ struct Tokenizer::Rep {
         add_prefix_space(definition.add_prefix_space),
         use_regex(definition.use_regex) {
     bytes.reserve(tokens.size());
-    for (const std::string& token : tokens) bytes.push_back(UnspellToken(token));
+    for (const std::string& token : tokens) {
+      bytes.push_back(UnspellToken(token));
+      max_token_bytes = std::max(max_token_bytes, bytes.back().size());
+    }
     special.resize(tokens.size());
     for (const AddedToken& token : added.tokens()) special[token.id] = token.special;
   }
@@ -90,13 +94,14 @@ struct Tokenizer::Rep {
   std::vector<std::string> tokens;
   std::vector<std::string> bytes;  // what each token spells
   std::vector<bool> special;
+  size_t max_token_bytes = 0;
   BpeModel model;
   AddedTokens added;
   bool ignore_merges;
   bool add_prefix_space;
   bool use_regex;
   std::string digest;
-  std::string chat_template;
+  std::map<std::string, std::string> chat_templates;
   std::optional<int32_t> bos_id;
   std::optional<int32_t> eos_id;
   std::optional<int32_t> pad_id;
@@ -152,7 +157,7 @@ absl::StatusOr<std::unique_ptr<Tokenizer>> Tokenizer::FromJson(std::string_view 
     rep->bos_id = id_of(config.bos_token);
     rep->eos_id = id_of(config.eos_token);
     rep->pad_id = id_of(config.pad_token);
-    rep->chat_template = std::move(config.chat_template);
+    rep->chat_templates = std::move(config.chat_templates);
   }
   return std::unique_ptr<Tokenizer>(new Tokenizer(std::move(rep)));
 }
@@ -175,15 +180,23 @@ absl::StatusOr<std::unique_ptr<Tokenizer>> Tokenizer::Load(const std::string& pa
   ASSIGN_OR_RETURN(const std::string config,
                    ReadOptional(beside("tokenizer_config.json"), kMaxConfigBytes));
   ASSIGN_OR_RETURN(std::string chat, ReadOptional(beside("chat_template.jinja"), kMaxConfigBytes));
+  ASSIGN_OR_RETURN(
+      std::string tool_use,
+      ReadOptional(beside("additional_chat_templates/tool_use.jinja"), kMaxConfigBytes));
   absl::StatusOr<std::unique_ptr<Tokenizer>> tokenizer = FromJson(*json, config);
   if (!tokenizer.ok()) return Annotate(tokenizer.status(), file);
-  if (!chat.empty()) (*tokenizer)->rep_->chat_template = std::move(chat);
+  std::map<std::string, std::string>& templates = (*tokenizer)->rep_->chat_templates;
+  if (!chat.empty()) templates[kDefaultTemplate] = std::move(chat);
+  if (!tool_use.empty()) templates[kToolUseTemplate] = std::move(tool_use);
   return tokenizer;
 }
 
 int64_t Tokenizer::vocab_size() const { return static_cast<int64_t>(rep_->tokens.size()); }
+int64_t Tokenizer::max_token_bytes() const { return static_cast<int64_t>(rep_->max_token_bytes); }
 const std::string& Tokenizer::digest() const { return rep_->digest; }
-const std::string& Tokenizer::chat_template() const { return rep_->chat_template; }
+const std::map<std::string, std::string>& Tokenizer::chat_templates() const {
+  return rep_->chat_templates;
+}
 std::optional<int32_t> Tokenizer::bos_id() const { return rep_->bos_id; }
 std::optional<int32_t> Tokenizer::eos_id() const { return rep_->eos_id; }
 std::optional<int32_t> Tokenizer::pad_id() const { return rep_->pad_id; }
@@ -201,9 +214,22 @@ void Tokenizer::EncodeAppend(std::string_view text, std::vector<int32_t>* ids) c
     repaired = SanitizeUtf8(text);
     text = repaired;
   }
+  EncodeValid(text, {}, ids);
+}
+
+std::vector<int32_t> Tokenizer::EncodeWithPlain(std::string_view text,
+                                                absl::Span<const TextSpan> plain) const {
+  std::vector<int32_t> ids;
+  ids.reserve(text.size() / 3 + 8);
+  EncodeValid(text, plain, &ids);
+  return ids;
+}
+
+void Tokenizer::EncodeValid(std::string_view text, absl::Span<const TextSpan> plain,
+                            std::vector<int32_t>* ids) const {
   std::unique_ptr<WordCache> cache = rep_->caches.Take();
   rep_->added.Split(
-      text, [&](std::string_view piece) { rep_->EncodePiece(piece, cache.get(), ids); },
+      text, plain, [&](std::string_view piece) { rep_->EncodePiece(piece, cache.get(), ids); },
       [&](int32_t id) { ids->push_back(id); });
   rep_->caches.Return(std::move(cache));
 }

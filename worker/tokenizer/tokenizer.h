@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <map>
 #include <memory>
 #include <optional>
 #include <string>
@@ -12,6 +13,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/types/span.h"
+#include "worker/tokenizer/text_span.h"
 
 namespace mindforge {
 
@@ -39,6 +41,8 @@ class Tokenizer {
 
   // One more than the largest id.
   int64_t vocab_size() const;
+  // No id stands for more bytes of a text. Added tokens that swallow white space are not counted.
+  int64_t max_token_bytes() const;
   // XXH3-64 of tokenizer.json in 16 hexadecimal digits.
   const std::string& digest() const;
 
@@ -46,6 +50,12 @@ class Tokenizer {
   // U+FFFD.
   std::vector<int32_t> Encode(std::string_view text) const;
   void EncodeAppend(std::string_view text, std::vector<int32_t>* ids) const;
+  // The same, but special tokens that touch a span of `plain` are spelled like any text, so that
+  // whoever wrote it cannot speak for the template. Added tokens that are not special (<think>)
+  // stay tokens there, as with `split_special_tokens` of transformers. REQUIRES: valid UTF-8; the
+  // spans are in order, disjoint and within the text.
+  std::vector<int32_t> EncodeWithPlain(std::string_view text,
+                                       absl::Span<const TextSpan> plain) const;
 
   // What is not UTF-8 in the end becomes U+FFFD; ids that do not exist are skipped.
   std::string Decode(absl::Span<const int32_t> ids, DecodeOptions options = {}) const;
@@ -61,11 +71,14 @@ class Tokenizer {
   std::optional<int32_t> bos_id() const;
   std::optional<int32_t> eos_id() const;
   std::optional<int32_t> pad_id() const;
-  // chat_template.jinja, else tokenizer_config.json's chat_template; empty when none.
-  const std::string& chat_template() const;
+  // Jinja sources by name, as tokenizer_config.json lists them; a single one is "default".
+  // chat_template.jinja stands over it, additional_chat_templates/NAME.jinja beside it.
+  const std::map<std::string, std::string>& chat_templates() const;
 
  private:
   struct Rep;
+  void EncodeValid(std::string_view text, absl::Span<const TextSpan> plain,
+                   std::vector<int32_t>* ids) const;
   explicit Tokenizer(std::unique_ptr<Rep> rep);
   std::unique_ptr<Rep> rep_;
 };

@@ -48,22 +48,41 @@ absl::StatusOr<bool> Flag(const Json& object, const char* name, bool fallback) {
   return value.get<bool>();
 }
 
-absl::Status ParsePipeline(const Json& root, TokenizerDefinition* out) {
-  if (const Json& normalizer = Member(root, "normalizer"); !normalizer.is_null()) {
-    return Unsupported(absl::StrCat("normalizer ", TypeOf(normalizer)));
+// What is left of a step of the pipeline once Sequences that change nothing are gone: an empty one
+// is no step, a Sequence of one is that one. `list` is the member that holds a Sequence's steps.
+absl::StatusOr<Json> Unwrap(const Json& step, const char* list, int depth = 0) {
+  constexpr int kMaxDepth = 32;
+  if (!step.is_object() || TypeOf(step) != "Sequence") return step;
+  const Json& steps = Member(step, list);
+  if (!steps.is_array()) return Invalid(absl::StrCat("a Sequence must have a list `", list, "`"));
+  if (depth == kMaxDepth) return Unsupported("a Sequence this deep");
+  Json left;
+  for (const Json& inner : steps) {
+    ASSIGN_OR_RETURN(Json one, Unwrap(inner, list, depth + 1));
+    if (one.is_null()) continue;
+    if (!left.is_null()) {
+      return Unsupported(absl::StrCat("a Sequence of more than one of `", list, "`"));
+    }
+    left = std::move(one);
   }
-  const Json& split = Member(root, "pre_tokenizer");
+  return left;
+}
+
+absl::Status ParsePipeline(const Json& root, TokenizerDefinition* out) {
+  ASSIGN_OR_RETURN(const Json normalizer, Unwrap(Member(root, "normalizer"), "normalizers"));
+  if (!normalizer.is_null()) return Unsupported(absl::StrCat("normalizer ", TypeOf(normalizer)));
+  ASSIGN_OR_RETURN(const Json split, Unwrap(Member(root, "pre_tokenizer"), "pretokenizers"));
   if (!split.is_object()) return Unsupported("a tokenizer without pre_tokenizer");
   if (TypeOf(split) != "ByteLevel") {
     return Unsupported(absl::StrCat("pre_tokenizer ", TypeOf(split)));
   }
   ASSIGN_OR_RETURN(out->add_prefix_space, Flag(split, "add_prefix_space", true));
   ASSIGN_OR_RETURN(out->use_regex, Flag(split, "use_regex", true));
-  const Json& post = Member(root, "post_processor");
+  ASSIGN_OR_RETURN(const Json post, Unwrap(Member(root, "post_processor"), "processors"));
   if (!post.is_null() && (!post.is_object() || TypeOf(post) != "ByteLevel")) {
     return Unsupported(absl::StrCat("post_processor ", post.is_object() ? TypeOf(post) : ""));
   }
-  const Json& decoder = Member(root, "decoder");
+  ASSIGN_OR_RETURN(const Json decoder, Unwrap(Member(root, "decoder"), "decoders"));
   if (!decoder.is_object()) return Unsupported("a tokenizer without decoder");
   if (TypeOf(decoder) != "ByteLevel") {
     return Unsupported(absl::StrCat("decoder ", TypeOf(decoder)));
@@ -209,6 +228,30 @@ std::string TokenName(const Json& value) {
   return "";
 }
 
+// A string, or a list of {name, template}.
+absl::StatusOr<std::map<std::string, std::string>> ParseChatTemplates(const Json& value) {
+  std::map<std::string, std::string> templates;
+  if (value.is_null()) return templates;
+  if (value.is_string()) {
+    templates[kDefaultTemplate] = value.get<std::string>();
+    return templates;
+  }
+  const auto wrong = [] {
+    return absl::InvalidArgumentError(
+        "tokenizer_config.json: `chat_template` must be a string, or a list of objects with a "
+        "`name` and a `template`");
+  };
+  if (!value.is_array()) return wrong();
+  for (const Json& entry : value) {
+    if (!entry.is_object()) return wrong();
+    const Json& name = Member(entry, "name");
+    const Json& source = Member(entry, "template");
+    if (!name.is_string() || !source.is_string()) return wrong();
+    templates[name.get<std::string>()] = source.get<std::string>();
+  }
+  return templates;
+}
+
 }  // namespace
 
 absl::StatusOr<TokenizerDefinition> ParseTokenizerJson(std::string_view text) {
@@ -237,9 +280,7 @@ absl::StatusOr<TokenizerConfig> ParseTokenizerConfig(std::string_view text) {
   config.bos_token = TokenName(Member(root, "bos_token"));
   config.eos_token = TokenName(Member(root, "eos_token"));
   config.pad_token = TokenName(Member(root, "pad_token"));
-  if (const Json& chat = Member(root, "chat_template"); chat.is_string()) {
-    config.chat_template = chat.get<std::string>();
-  }
+  ASSIGN_OR_RETURN(config.chat_templates, ParseChatTemplates(Member(root, "chat_template")));
   return config;
 }
 

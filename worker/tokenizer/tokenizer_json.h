@@ -4,6 +4,7 @@
 
 #include <array>
 #include <cstdint>
+#include <map>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -31,11 +32,15 @@ struct TokenizerDefinition {
 // INVALID_ARGUMENT says what is missing, of a wrong type or not supported, and the remedy.
 absl::StatusOr<TokenizerDefinition> ParseTokenizerJson(std::string_view text);
 
+// The names that transformers gives a meaning: what renders a chat, and one with tools.
+inline constexpr char kDefaultTemplate[] = "default";
+inline constexpr char kToolUseTemplate[] = "tool_use";
+
 struct TokenizerConfig {
   std::string bos_token;
   std::string eos_token;
   std::string pad_token;
-  std::string chat_template;
+  std::map<std::string, std::string> chat_templates;  // by name; a single one is "default"
 };
 
 absl::StatusOr<TokenizerConfig> ParseTokenizerConfig(std::string_view text);
