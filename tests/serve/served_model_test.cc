@@ -2,6 +2,7 @@
 // logits say what was loaded.
 #include "worker/serve/served_model.h"
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <filesystem>
@@ -17,6 +18,7 @@
 #include "tests/fakes/temp_dir.h"
 #include "tests/infer/runner_harness.h"
 #include "worker/formats/lora.h"
+#include "worker/serve/model_host.h"
 
 namespace mindforge {
 namespace {
@@ -247,6 +249,78 @@ TEST(ServedModel, RefusesGenerationDefaultsThatNoRequestCouldHave) {
     EXPECT_THAT(std::string(status.message()), HasSubstr("generation_config.json"));
     EXPECT_THAT(std::string(status.message()), HasSubstr(field));
   }
+}
+
+// Random weights with one value of one tensor changed, or all of them.
+class Poisoned {
+ public:
+  Poisoned(const std::string& tensor, float value, bool all = false) {
+    WriteRandomModelFolder(path(), Config(), 7, [&](const std::string& name, auto& values) {
+      if (name != tensor) return;
+      values.at(kPlace) = value;
+      if (all) std::fill(values.begin(), values.end(), value);
+    });
+    const std::string tokenizer = std::string(std::getenv("MINDFORGE_TEST_DATA")) + "/tokenizer/";
+    for (const char* file : {"tokenizer.json", "tokenizer_config.json"}) {
+      std::filesystem::copy_file(tokenizer + file, dir_.File(file));
+    }
+  }
+  static constexpr size_t kPlace = 13;
+  const std::string& path() const { return dir_.path(); }
+  v1::DesiredModel Desire() const {
+    v1::DesiredModel desired;
+    desired.set_deployment("poems");
+    desired.set_path(path());
+    desired.set_weights_version("poisoned");
+    return desired;
+  }
+
+ private:
+  TempDir dir_;
+};
+
+TEST(ServedModel, RefusesWeightsThatAreNotFinite) {
+  const float nan = std::nanf("");
+  for (const auto& [tensor, value] :
+       std::map<std::string, float>{{"model.layers.1.mlp.down_proj.weight", nan},
+                                    {"model.norm.weight", INFINITY},
+                                    {"model.layers.0.input_layernorm.weight", -INFINITY}}) {
+    const Poisoned folder(tensor, value);
+    const absl::Status status = Load(folder.Desire()).status();
+    EXPECT_TRUE(absl::IsDataLoss(status)) << status;
+    EXPECT_EQ(GetReason(status), "WEIGHTS_NOT_FINITE");
+    EXPECT_THAT(std::string(status.message()),
+                testing::AllOf(HasSubstr(tensor), HasSubstr("index 13"), HasSubstr("1 of ")));
+  }
+}
+
+TEST(ServedModel, RefusesFiniteWeightsWhoseLogitsAreNot) {
+  const Poisoned folder("model.norm.weight", 3e38f, /*all=*/true);
+  const absl::Status status = Load(folder.Desire()).status();
+  EXPECT_TRUE(absl::IsDataLoss(status)) << status;
+  EXPECT_EQ(GetReason(status), "LOGITS_NOT_FINITE");
+  EXPECT_THAT(std::string(status.message()), HasSubstr("canary"));
+}
+
+TEST(ServedModel, PoisonedWeightsLeaveTheGoodOnesServing) {
+  const Folder good;
+  const Poisoned bad("model.layers.0.self_attn.q_proj.weight", std::nanf(""));
+  const RealClock clock;
+  ModelHost host({.clock = &clock,
+                  .loader = [](const v1::DesiredModel& desired) { return Load(desired); },
+                  .engine = {.clock = &clock}});
+  host.SetDesired(bad.Desire());
+  EXPECT_TRUE(absl::IsDataLoss(host.WaitUntilSettled())) << "a first load is checked too";
+  EXPECT_EQ(host.State().model, nullptr);
+  host.SetDesired(good.Desire());
+  ASSERT_TRUE(host.WaitUntilSettled().ok());
+  host.SetDesired(bad.Desire());
+  EXPECT_TRUE(absl::IsDataLoss(host.WaitUntilSettled()));
+  const HostState state = host.State();
+  ASSERT_NE(state.model, nullptr);
+  EXPECT_EQ(state.model->weights_version, "v1");
+  EXPECT_EQ(state.load_error_version, "poisoned");
+  EXPECT_THAT(state.load_error, HasSubstr("q_proj.weight are NaN or infinite"));
 }
 
 TEST(ServedModel, TellsWeightsFromNames) {

@@ -12,6 +12,7 @@
 #include "worker/serve/field_checker.h"
 #include "worker/serve/generation_plan.h"
 #include "worker/serve/model_adaptation.h"
+#include "worker/serve/weights_check.h"
 
 namespace mindforge {
 namespace {
@@ -97,6 +98,7 @@ absl::StatusOr<LoadedModel> LoadModelFolder(const v1::DesiredModel& desired, Run
     RETURN_IF_ERROR(VerifyCheckpoint(desired.path())) << "checking " << desired.path();
   }
   RETURN_IF_ERROR(AdaptModel(desired, &folder)) << "adapting " << desired.path();
+  RETURN_IF_ERROR(CheckFiniteWeights(folder));
   auto model = std::make_shared<ServedModel>();
   model->path = desired.path();
   model->weights_version = desired.weights_version();
@@ -119,6 +121,7 @@ absl::StatusOr<LoadedModel> LoadModelFolder(const v1::DesiredModel& desired, Run
   model->device = runner.device;
   LoadedModel loaded;
   ASSIGN_OR_RETURN(loaded.runner, MakeModelRunner(folder, runner));
+  RETURN_IF_ERROR(CheckCanary(*loaded.runner, model->bos_id)) << desired.path();
   model->numerics_id = loaded.runner->numerics_id();
   model->vocab_size = loaded.runner->vocab_size();
   model->max_context = loaded.runner->max_context();
