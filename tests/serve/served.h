@@ -102,6 +102,7 @@ class Served {
 
   FakeModelControl& control() { return control_; }
   ModelHost& host() { return *host_; }
+  InferenceServiceImpl& service() { return *service_; }
   GrpcServer& server() { return *server_; }
   v1::InferenceService::Stub& stub() { return *stub_; }
   std::string Metrics() { return registry_.Text(); }

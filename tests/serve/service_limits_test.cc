@@ -1,5 +1,6 @@
 // What the service refuses, ends early, or does not wait for.
 #include <functional>
+#include <limits>
 #include <thread>
 
 #include "gmock/gmock.h"
@@ -116,6 +117,36 @@ TEST(Limits, RefusesAnUnknownChatTemplateWithTheRemedy) {
   const Heard heard = Listen(served.stub(), request);
   EXPECT_TRUE(absl::IsInvalidArgument(heard.status));
   EXPECT_THAT(std::string(heard.status.message()), HasSubstr("text"));
+}
+
+TEST(Limits, ATooLargeLimitOnTokensEndsWithLength) {
+  Served served;
+  for (const int32_t most : {1 << 30, (1 << 30) + 1, std::numeric_limits<int32_t>::max()}) {
+    v1::GenerateRequest request = Say(std::string("moon river"));
+    request.mutable_stopping()->set_max_new_tokens(most);
+    request.mutable_sampling()->set_top_k(most);
+    const Heard heard = Listen(served.stub(), request);
+    ASSERT_TRUE(heard.status.ok()) << most << ": " << heard.status;
+    EXPECT_EQ(heard.finished().reason(), v1::FINISH_REASON_LENGTH);
+    const auto& usage = heard.finished().usage();
+    EXPECT_EQ(usage.prompt_tokens() + usage.output_tokens(), 256) << "the whole context";
+  }
+}
+
+TEST(Limits, AFullQueueIsSaidBeforeThePromptIsLookedAt) {
+  Served served({.runner = {.vocab_size = kVocab, .slots = 1}, .engine = {.max_queue = 1}});
+  served.control().Hold();
+  std::vector<std::thread> threads;
+  threads.emplace_back([&] { Listen(served.stub(), Say(std::string("one"))); });
+  served.control().AwaitArrivals(1);
+  threads.emplace_back([&] { Listen(served.stub(), Say(std::string("two"))); });
+  ASSERT_TRUE(Eventually([&] { return served.Metric("requests_waiting") == 1; }));
+  v1::GenerateRequest request;
+  request.mutable_chat()->add_messages()->set_role("wizard");
+  const Heard heard = Listen(served.stub(), request);
+  EXPECT_EQ(GetReason(heard.status), "QUEUE_FULL") << heard.status;
+  served.control().Open();
+  for (std::thread& thread : threads) thread.join();
 }
 
 TEST(Limits, KnowsNoOtherModelAndSaysWhenThereIsNone) {

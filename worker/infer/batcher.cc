@@ -33,18 +33,26 @@ Engine::Batcher::Batcher(std::unique_ptr<ModelRunner> runner, std::string weight
 
 Engine::Batcher::~Batcher() { Stop(); }
 
-absl::StatusOr<RequestHandle> Engine::Batcher::Submit(GenerationRequest request,
-                                                      std::shared_ptr<GenerationSink> sink) {
+absl::Status Engine::Batcher::CheckRoom() const {
   MutexLock lock(mutex_);
+  return CheckRoomLocked();
+}
+
+absl::Status Engine::Batcher::CheckRoomLocked() const {
   if (stopping_ || stats_.draining) {
     return absl::UnavailableError("the engine takes no new requests: it is shutting down");
   }
+  if (static_cast<int64_t>(queue_.size()) < options_.max_queue) return absl::OkStatus();
+  return absl::ResourceExhaustedError(
+      absl::StrCat("the queue is full: ", queue_.size(), " requests are waiting (the limit is ",
+                   options_.max_queue, "); try again later or add replicas"));
+}
+
+absl::StatusOr<RequestHandle> Engine::Batcher::Submit(GenerationRequest request,
+                                                      std::shared_ptr<GenerationSink> sink) {
+  MutexLock lock(mutex_);
+  if (absl::Status status = CheckRoomLocked(); !status.ok()) return status;
   if (absl::Status status = CheckRequest(request, model_); !status.ok()) return status;
-  if (static_cast<int64_t>(queue_.size()) >= options_.max_queue) {
-    return absl::ResourceExhaustedError(
-        absl::StrCat("the queue is full: ", queue_.size(), " requests are waiting (the limit is ",
-                     options_.max_queue, "); try again later or add replicas"));
-  }
   const uint64_t id = next_id_++;
   const int64_t priority = request.priority;
   queue_.emplace(

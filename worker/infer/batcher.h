@@ -28,6 +28,7 @@ class Engine::Batcher {
 
   absl::StatusOr<RequestHandle> Submit(GenerationRequest request,
                                        std::shared_ptr<GenerationSink> sink);
+  absl::Status CheckRoom() const;
   void Cancel(RequestHandle handle);
   absl::Status SwapModel(std::unique_ptr<ModelRunner> runner, std::string weights_version);
   EngineModel Model() const;
@@ -44,6 +45,7 @@ class Engine::Batcher {
   // Higher priority first, then order of arrival.
   using Queue = std::map<std::pair<int64_t, uint64_t>, std::unique_ptr<Sequence>>;
 
+  absl::Status CheckRoomLocked() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void Run();
   // Waits for something to do. False: stop.
   bool WaitForWork();

@@ -38,6 +38,8 @@ absl::StatusOr<RequestHandle> Engine::Submit(GenerationRequest request,
   return batcher_->Submit(std::move(request), std::move(sink));
 }
 
+absl::Status Engine::CheckRoom() const { return batcher_->CheckRoom(); }
+
 void Engine::Cancel(RequestHandle handle) { batcher_->Cancel(handle); }
 
 absl::Status Engine::SwapModel(std::unique_ptr<ModelRunner> runner, std::string weights_version) {

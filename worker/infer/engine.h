@@ -170,6 +170,10 @@ class Engine {
   absl::StatusOr<RequestHandle> Submit(GenerationRequest request,
                                        std::shared_ptr<GenerationSink> sink);
 
+  // Whether a request would find room at this moment: OK, or RESOURCE_EXHAUSTED or UNAVAILABLE as
+  // Submit. For who would rather know before the work of making one.
+  absl::Status CheckRoom() const;
+
   // Ends a request with kCancelled; its slot is free before the next step. Does nothing when it has
   // already ended.
   void Cancel(RequestHandle handle);

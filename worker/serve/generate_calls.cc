@@ -8,21 +8,27 @@
 namespace mindforge {
 namespace {
 
+absl::Status GoneBefore() { return absl::CancelledError("the caller cancelled"); }
+
 // A call that reads a LiveRequest. Lives until gRPC is done with it: it holds itself. `Reactor` is
 // gRPC's base for that kind of call.
 template <typename Reactor>
 class GenerationCall : public Reactor,
                        public std::enable_shared_from_this<GenerationCall<Reactor>> {
  public:
-  void Start(absl::StatusOr<std::shared_ptr<LiveRequest>> generation) {
-    absl::Status status = generation.status();
+  // `prepare` is called on the pool's thread, unless the caller has gone by then. An error of
+  // `admitted` ends the call at once.
+  void Begin(const absl::Status& admitted, EncodePool& pool, size_t bytes,
+             PrepareGeneration prepare) {
     {
       MutexLock lock(mutex_);
       self_ = this->shared_from_this();
-      if (status.ok()) generation_ = *generation;
     }
+    absl::Status status = admitted;
     if (status.ok()) {
-      status = (*generation)->Start([call = this->shared_from_this()] { call->Pump(); });
+      status = pool.Run(bytes, [call = this->shared_from_this(), prepare = std::move(prepare)] {
+        call->Start(call->cancelled() ? GoneBefore() : prepare());
+      });
     }
     if (!status.ok()) End(status);
   }
@@ -31,6 +37,7 @@ class GenerationCall : public Reactor,
     std::shared_ptr<LiveRequest> generation;
     {
       MutexLock lock(mutex_);
+      cancelled_ = true;
       generation = generation_;
     }
     if (generation != nullptr) generation->Cancel();
@@ -62,9 +69,28 @@ class GenerationCall : public Reactor,
 
   Mutex mutex_;
   std::shared_ptr<LiveRequest> generation_ ABSL_GUARDED_BY(mutex_);  // null after OnDone
+  bool cancelled_ ABSL_GUARDED_BY(mutex_) = false;
   bool ended_ ABSL_GUARDED_BY(mutex_) = false;
 
  private:
+  bool cancelled() {
+    MutexLock lock(mutex_);
+    return cancelled_;
+  }
+
+  void Start(absl::StatusOr<std::shared_ptr<LiveRequest>> generation) {
+    absl::Status status = generation.status();
+    if (status.ok()) {
+      MutexLock lock(mutex_);
+      generation_ = *generation;
+      if (cancelled_) status = GoneBefore();
+    }
+    if (status.ok()) {
+      status = (*generation)->Start([call = this->shared_from_this()] { call->Pump(); });
+    }
+    if (!status.ok()) End(status);
+  }
+
   std::shared_ptr<GenerationCall> self_ ABSL_GUARDED_BY(mutex_);
 };
 
@@ -152,17 +178,19 @@ class Collector : public GenerationCall<grpc::ServerUnaryReactor> {
 
 }  // namespace
 
-grpc::ServerWriteReactor<v1::GenerateResponse>* StreamGeneration(
-    absl::StatusOr<std::shared_ptr<LiveRequest>> generation) {
+grpc::ServerWriteReactor<v1::GenerateResponse>* StreamGeneration(const absl::Status& admitted,
+                                                                 EncodePool& pool, size_t bytes,
+                                                                 PrepareGeneration prepare) {
   auto stream = std::make_shared<Stream>();
-  stream->Start(std::move(generation));
+  stream->Begin(admitted, pool, bytes, std::move(prepare));
   return stream.get();
 }
 
-grpc::ServerUnaryReactor* CollectGeneration(absl::StatusOr<std::shared_ptr<LiveRequest>> generation,
+grpc::ServerUnaryReactor* CollectGeneration(const absl::Status& admitted, EncodePool& pool,
+                                            size_t bytes, PrepareGeneration prepare,
                                             v1::GenerateUnaryResponse* response) {
   auto collector = std::make_shared<Collector>(response);
-  collector->Start(std::move(generation));
+  collector->Begin(admitted, pool, bytes, std::move(prepare));
   return collector.get();
 }
 

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <limits>
 #include <string>
 #include <vector>
 
@@ -42,7 +43,7 @@ struct PlanContext {
 };
 
 // The most that a request's or a model's limit on tokens can be.
-inline constexpr int64_t kMostTokens = int64_t{1} << 30;
+inline constexpr int64_t kMostTokens = std::numeric_limits<int32_t>::max();
 
 // What a request asks for and what a model's folder says where it does not.
 void CheckSampling(const SamplingParams& sampling, const std::string& prefix, FieldChecker* check);

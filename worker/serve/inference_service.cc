@@ -15,6 +15,9 @@
 namespace mindforge {
 namespace {
 
+// The most that Tokenize takes at once, and ids that Detokenize does: far more than any context.
+constexpr int kMaxTextBytes = 1 << 20;
+
 absl::Time CallDeadline(const grpc::CallbackServerContext& context) {
   const auto deadline = context.deadline();
   if (deadline == std::chrono::system_clock::time_point::max()) return absl::InfiniteFuture();
@@ -29,20 +32,43 @@ grpc::ServerUnaryReactor* End(grpc::CallbackServerContext* context, const absl::
   return reactor;
 }
 
+// Ends the call with what `work` says, which runs on the pool; at once with an error of `checked`,
+// or the pool's.
+grpc::ServerUnaryReactor* EndWith(grpc::CallbackServerContext* context, const absl::Status& checked,
+                                  EncodePool& pool, size_t bytes,
+                                  std::function<absl::Status()> work) {
+  if (!checked.ok()) return End(context, checked);
+  grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
+  const absl::Status status = pool.Run(bytes, [context, reactor, work = std::move(work)] {
+    reactor->Finish(ToGrpcStatus(
+        context->IsCancelled() ? absl::CancelledError("the caller cancelled") : work()));
+  });
+  if (!status.ok()) reactor->Finish(ToGrpcStatus(status));
+  return reactor;
+}
+
 absl::Status Draining() {
   return Error(absl::StatusCode::kUnavailable, "DRAINING",
                "this inference worker is stopping; send the request to another one");
 }
 
-absl::Status TokenizeInto(const v1::TokenizeRequest& request, const ServedModel& model,
-                          v1::TokenizeResponse* response) {
+// Before any of it is tokenized.
+absl::Status CheckTokenize(const v1::TokenizeRequest& request) {
   FieldChecker check;
   check.UnknownFields(request, "");
   check.Require(request.input_case() != v1::TokenizeRequest::INPUT_NOT_SET, "input",
                 "is missing; set text or chat");
   check.Require(!request.has_chat() || !request.add_bos(), "add_bos",
                 "is for text; the chat template brings its own special tokens");
-  RETURN_IF_ERROR(check.status());
+  const size_t bytes = request.has_chat() ? request.chat().ByteSizeLong() : request.text().size();
+  check.Require(bytes <= kMaxTextBytes, request.has_chat() ? "chat" : "text",
+                absl::StrCat("has ", bytes, " bytes; at most ", kMaxTextBytes,
+                             " are taken at once, send it in parts"));
+  return check.status();
+}
+
+absl::Status TokenizeInto(const v1::TokenizeRequest& request, const ServedModel& model,
+                          v1::TokenizeResponse* response) {
   std::vector<int32_t> ids;
   if (request.has_chat()) {
     ASSIGN_OR_RETURN(ids, EncodeChat(request.chat(), model, "chat"));
@@ -54,10 +80,18 @@ absl::Status TokenizeInto(const v1::TokenizeRequest& request, const ServedModel&
   return absl::OkStatus();
 }
 
+absl::Status CheckDetokenize(const v1::DetokenizeRequest& request) {
+  FieldChecker check;
+  check.UnknownFields(request, "");
+  check.Require(request.token_ids_size() <= kMaxTextBytes, "token_ids",
+                absl::StrCat("has ", request.token_ids_size(), " ids; at most ", kMaxTextBytes,
+                             " are taken at once, send them in parts"));
+  return check.status();
+}
+
 absl::Status DetokenizeInto(const v1::DetokenizeRequest& request, const ServedModel& model,
                             v1::DetokenizeResponse* response) {
   FieldChecker check;
-  check.UnknownFields(request, "");
   check.TokenIds("token_ids", request.token_ids(), model.vocab_size);
   RETURN_IF_ERROR(check.status());
   const std::vector<int32_t> ids(request.token_ids().begin(), request.token_ids().end());
@@ -109,9 +143,14 @@ absl::StatusOr<Serving> InferenceServiceImpl::Find(const std::string& name) cons
   return serving;
 }
 
-absl::StatusOr<std::shared_ptr<LiveRequest>> InferenceServiceImpl::Prepare(
-    const v1::GenerateRequest& request, absl::Time call_deadline) {
+absl::StatusOr<Serving> InferenceServiceImpl::Admit(const v1::GenerateRequest& request) const {
   ASSIGN_OR_RETURN(Serving serving, Find(request.model()));
+  RETURN_IF_ERROR(EngineRefusal(serving.engine->CheckRoom()));
+  return serving;
+}
+
+absl::StatusOr<std::shared_ptr<LiveRequest>> InferenceServiceImpl::Prepare(
+    const v1::GenerateRequest& request, Serving serving, absl::Time call_deadline) {
   ASSIGN_OR_RETURN(GenerationPlan plan, PlanGeneration(request, *serving.model,
                                                        {.now = host_.clock().Now(),
                                                         .call_deadline = call_deadline,
@@ -128,13 +167,23 @@ absl::StatusOr<std::shared_ptr<LiveRequest>> InferenceServiceImpl::Prepare(
 
 grpc::ServerWriteReactor<v1::GenerateResponse>* InferenceServiceImpl::Generate(
     grpc::CallbackServerContext* context, const v1::GenerateRequest* request) {
-  return StreamGeneration(Prepare(*request, CallDeadline(*context)));
+  const absl::StatusOr<Serving> serving = Admit(*request);
+  return StreamGeneration(serving.status(), prompts_, request->ByteSizeLong(),
+                          [this, request, serving, deadline = CallDeadline(*context)] {
+                            return Prepare(*request, *serving, deadline);
+                          });
 }
 
 grpc::ServerUnaryReactor* InferenceServiceImpl::GenerateUnary(
     grpc::CallbackServerContext* context, const v1::GenerateUnaryRequest* request,
     v1::GenerateUnaryResponse* response) {
-  return CollectGeneration(Prepare(request->request(), CallDeadline(*context)), response);
+  const absl::StatusOr<Serving> serving = Admit(request->request());
+  return CollectGeneration(
+      serving.status(), prompts_, request->ByteSizeLong(),
+      [this, request, serving, deadline = CallDeadline(*context)] {
+        return Prepare(request->request(), *serving, deadline);
+      },
+      response);
 }
 
 grpc::ServerUnaryReactor* InferenceServiceImpl::Tokenize(grpc::CallbackServerContext* context,
@@ -142,7 +191,10 @@ grpc::ServerUnaryReactor* InferenceServiceImpl::Tokenize(grpc::CallbackServerCon
                                                          v1::TokenizeResponse* response) {
   const absl::StatusOr<Serving> serving = Find(request->model());
   if (!serving.ok()) return End(context, serving.status());
-  return End(context, TokenizeInto(*request, *serving->model, response));
+  return EndWith(context, CheckTokenize(*request), texts_, request->ByteSizeLong(),
+                 [request, response, model = serving->model] {
+                   return TokenizeInto(*request, *model, response);
+                 });
 }
 
 grpc::ServerUnaryReactor* InferenceServiceImpl::Detokenize(grpc::CallbackServerContext* context,
@@ -150,7 +202,10 @@ grpc::ServerUnaryReactor* InferenceServiceImpl::Detokenize(grpc::CallbackServerC
                                                            v1::DetokenizeResponse* response) {
   const absl::StatusOr<Serving> serving = Find(request->model());
   if (!serving.ok()) return End(context, serving.status());
-  return End(context, DetokenizeInto(*request, *serving->model, response));
+  return EndWith(context, CheckDetokenize(*request), texts_, request->ByteSizeLong(),
+                 [request, response, model = serving->model] {
+                   return DetokenizeInto(*request, *model, response);
+                 });
 }
 
 grpc::ServerUnaryReactor* InferenceServiceImpl::GetModelInfo(grpc::CallbackServerContext* context,

@@ -39,8 +39,9 @@ bool Contains(const std::vector<int32_t>& ids, int32_t id) {
   return std::find(ids.begin(), ids.end(), id) != ids.end();
 }
 
-// The engine's refusals with the reasons that callers and the gateway go by.
-absl::Status Refusal(const absl::Status& status) {
+}  // namespace
+
+absl::Status EngineRefusal(const absl::Status& status) {
   switch (status.code()) {
     case absl::StatusCode::kResourceExhausted:
       return Error(status.code(), "QUEUE_FULL", std::string(status.message()));
@@ -52,8 +53,6 @@ absl::Status Refusal(const absl::Status& status) {
       return status;
   }
 }
-
-}  // namespace
 
 // One sequence's results on their way from the batcher.
 class LiveRequest::Sink : public GenerationSink {
@@ -106,7 +105,7 @@ absl::Status LiveRequest::SubmitAll() {
         plan_.sequences[i], std::make_shared<Sink>(shared_from_this(), static_cast<int32_t>(i)));
     if (!handle.ok()) {
       Cancel();
-      return Refusal(handle.status());
+      return EngineRefusal(handle.status());
     }
     MutexLock lock(mutex_);
     handles_.push_back(*handle);

@@ -29,6 +29,9 @@ struct GenerationLimits {
   size_t max_buffered_bytes = 1 << 20;
 };
 
+// The engine's refusals with the reasons that callers and the gateway go by; OK stays.
+absl::Status EngineRefusal(const absl::Status& status);
+
 // Thread-safe. Owned by shared_ptr: the engine's sinks and the courier hold it as long as they
 // need.
 class LiveRequest : public Parcel, public std::enable_shared_from_this<LiveRequest> {
