@@ -28,6 +28,7 @@ struct GenerateFlags {
   std::optional<std::string> prompt;
   std::string system;
   std::optional<bool> chat;
+  std::optional<bool> thinking;
   bool no_stream = false;
   std::optional<int> logprobs;
   // What the other flags set.
@@ -54,20 +55,21 @@ absl::StatusOr<std::string> ReadPrompt(Session& session, const GenerateFlags& fl
 bool WantsChat(Session& session, const std::shared_ptr<grpc::Channel>& channel,
                const GenerateFlags& flags) {
   if (flags.chat.has_value()) return *flags.chat;
-  if (!flags.system.empty()) return true;
+  if (!flags.system.empty() || flags.thinking.has_value()) return true;
   return TakesChats(session, channel, flags.model).value_or(false);
 }
 
-void SetPrompt(v1::GenerateRequest& request, bool chat, bool as_text, const std::string& system,
+void SetPrompt(v1::GenerateRequest& request, bool chat, const GenerateFlags& flags,
                const std::string& text) {
   if (!chat) {
     request.set_text(text);
     // Without it a model that is served for chats would take the text for a message.
-    if (as_text) request.set_add_bos(true);
+    if (flags.chat.has_value() && !*flags.chat) request.set_add_bos(true);
     return;
   }
-  if (!system.empty()) AddMessage(*request.mutable_chat(), "system", system);
+  if (!flags.system.empty()) AddMessage(*request.mutable_chat(), "system", flags.system);
   AddMessage(*request.mutable_chat(), "user", text);
+  if (flags.thinking.has_value()) request.mutable_chat()->set_enable_thinking(*flags.thinking);
 }
 
 // A token as it stands in a line: quoted, with what a terminal would not show escaped.
@@ -130,8 +132,7 @@ absl::StatusOr<ExitCode> Generate(Session& session, const GenerateFlags& flags) 
     request.mutable_output()->set_logprobs(true);
     request.mutable_output()->set_top_logprobs(*flags.logprobs);
   }
-  const bool as_text = flags.chat.has_value() && !*flags.chat;
-  SetPrompt(request, WantsChat(session, channel, flags), as_text, flags.system, prompt);
+  SetPrompt(request, WantsChat(session, channel, flags), flags, prompt);
   const auto stub = v1::InferenceService::NewStub(channel);
   Outcome outcome;
   if (session.structured() || flags.no_stream) {
@@ -178,6 +179,9 @@ void AddGenerateCommand(Registry& registry) {
       "Send the prompt as a chat message, or as plain text (default: as the model was deployed)");
   command->add_option("--system", flags->system, "System message before a chat prompt")
       ->type_name("TEXT");
+  command->add_flag_function(
+      "--thinking,!--no-thinking", [flags](int64_t count) { flags->thinking = count > 0; },
+      "Ask a chat prompt's template for thinking, or for none (default: as the template does)");
 }
 
 }  // namespace mindforge::cli

@@ -136,15 +136,18 @@ absl::StatusOr<v1::GenerateUnaryResponse> GenerateWhole(Session& session,
 }
 
 std::string SpeedNote(const v1::GenerationFinished& finished) {
-  const absl::Duration total = ToDuration(finished.timings().total());
+  // A rate is of the tokens after the first, by the server's clock: neither the queue, the prompt
+  // nor the way here is part of it, and a single token has none.
+  const absl::Duration first = ToDuration(finished.timings().time_to_first_token());
+  const absl::Duration decoding = ToDuration(finished.timings().total()) - first;
   const int tokens = finished.usage().output_tokens();
   std::string note =
       absl::StrCat(ReasonName(finished.reason()), ", ", tokens, tokens == 1 ? " token" : " tokens");
-  if (total > absl::ZeroDuration()) {
+  if (tokens > 1 && decoding > absl::ZeroDuration()) {
     absl::StrAppend(
-        &note, absl::StrFormat(", %.1f tokens/s", tokens / absl::ToDoubleSeconds(total)),
-        ", first after ", ShortDuration(ToDuration(finished.timings().time_to_first_token())));
+        &note, absl::StrFormat(", %.1f tokens/s", (tokens - 1) / absl::ToDoubleSeconds(decoding)));
   }
+  if (first > absl::ZeroDuration()) absl::StrAppend(&note, ", first after ", ShortDuration(first));
   return note;
 }
 

@@ -55,7 +55,7 @@ absl::StatusOr<v1::GenerateUnaryResponse> GenerateWhole(Session& session,
                                                         v1::InferenceService::Stub& stub,
                                                         const v1::GenerateRequest& request);
 
-// "eos, 42 tokens, 31.5 tokens/s, first after 20ms".
+// "eos, 42 tokens, 31.5 tokens/s, first after 20ms", by the server's timings.
 std::string SpeedNote(const v1::GenerationFinished& finished);
 
 }  // namespace mindforge::cli

@@ -7,6 +7,7 @@
 #include "absl/strings/str_split.h"
 #include "cli/exit_code.h"
 #include "cli/format.h"
+#include "cli/generation.h"
 #include "cli/job_file.h"
 #include "cli/progress.h"
 #include "cli/table.h"
@@ -254,6 +255,22 @@ TEST(Progress, AJobsOwnProgressDoesNotReplaceAStepsRecord) {
   view.OnJob(job);
   EXPECT_THAT(out.str(), AllOf(HasSubstr("(10/20)"), HasSubstr("(20/20)")));
   EXPECT_EQ(out.str().find("(10/20)"), out.str().rfind("(10/20)")) << "each step once";
+}
+
+TEST(SpeedNote, TakesTheServersTimingsOfTheTokensAfterTheFirst) {
+  v1::GenerationFinished finished;
+  finished.set_reason(v1::FINISH_REASON_LENGTH);
+  finished.mutable_usage()->set_output_tokens(31);
+  finished.mutable_timings()->mutable_time_to_first_token()->set_seconds(9);
+  finished.mutable_timings()->mutable_total()->set_seconds(10);
+  EXPECT_EQ(SpeedNote(finished), "length, 31 tokens, 30.0 tokens/s, first after 9.0s");
+  // One token in a moment is no speed.
+  finished.mutable_usage()->set_output_tokens(1);
+  finished.mutable_timings()->mutable_time_to_first_token()->Clear();
+  finished.mutable_timings()->mutable_time_to_first_token()->set_nanos(130'000);
+  finished.mutable_timings()->mutable_total()->Clear();
+  finished.mutable_timings()->mutable_total()->set_nanos(133'000);
+  EXPECT_THAT(SpeedNote(finished), AllOf(HasSubstr("1 token,"), Not(HasSubstr("tokens/s"))));
 }
 
 }  // namespace
