@@ -8,6 +8,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <thread>
 #include <utility>
 #include <vector>
@@ -24,12 +25,15 @@
 #include "common/error_details.h"
 #include "common/status_macros.h"
 #include "mindforge/v1/inference_service.grpc.pb.h"
+#include "worker/tokenizer/tokenizer.h"
 
 namespace mindforge::cli {
 namespace {
 
 using v1::InferenceService;
 
+// TokenizeRequest's limit. The rest of a longer text would be cut anyway: no context holds as much.
+constexpr size_t kMaxTokenizeBytes = 1 << 20;
 constexpr int kMaxParallel = 64;
 constexpr size_t kTextsPerThread = 8;  // before sums are taken and progress is shown
 constexpr int kAttempts = 6;
@@ -134,11 +138,16 @@ class Scorer {
   absl::StatusOr<Score> ScoreText(const std::string& text) {
     v1::TokenizeRequest tokenize;
     tokenize.set_model(model_);
-    tokenize.set_text(text);
+    std::string_view sent = text;
+    if (sent.size() > kMaxTokenizeBytes) {
+      sent = sent.substr(0, kMaxTokenizeBytes);
+      sent = sent.substr(0, CompleteUtf8Prefix(sent));
+    }
+    tokenize.set_text(std::string(sent));
     ASSIGN_OR_RETURN(const v1::TokenizeResponse ids,
                      Patiently(&InferenceService::Stub::Tokenize, tokenize));
     Score score;
-    score.cut = ids.token_ids_size() > max_tokens_;
+    score.cut = ids.token_ids_size() > max_tokens_ || sent.size() < text.size();
     const auto count = static_cast<int>(std::min<int64_t>(ids.token_ids_size(), max_tokens_));
     if (count < 2) return score;
     v1::GenerateUnaryRequest unary;
