@@ -53,6 +53,7 @@ absl::Duration Committer::BusySince() const {
 
 void Committer::Run() {
   std::vector<Item> batch;
+  bool purging = true;  // a run before may have left something
   while (true) {
     {
       MutexLock lock(mutex_);
@@ -60,17 +61,21 @@ void Committer::Run() {
       drained_.SignalAll();
       changed_.Wait(mutex_, [&] {
         mutex_.AssertHeld();
-        return stopping_ || (!waiting_.empty() && !failed_);
+        return stopping_ || (!failed_ && (purging || !waiting_.empty()));
       });
-      if (waiting_.empty() || failed_) return;  // stopping, and all is written
+      if (failed_ || (stopping_ && waiting_.empty())) return;  // all is written
       const size_t count = std::min(waiting_.size(), options_.max_batch);
       batch.assign(std::make_move_iterator(waiting_.begin()),
                    std::make_move_iterator(waiting_.begin() + count));
       waiting_.erase(waiting_.begin(), waiting_.begin() + count);
-      writing_ = true;
+      writing_ = count > 0;
     }
+    for (const Item& item : batch) purging |= !item.changes.deleted_jobs.empty();
     Write(batch);
     batch.clear();
+    // A little at a time, so that what comes meanwhile waits no longer than for another commit. A
+    // disk that refuses it is told of by the commits that matter.
+    if (purging) purging = store_.Purge(options_.purge_rows).value_or(false);
   }
 }
 

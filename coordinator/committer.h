@@ -24,6 +24,7 @@ class Committer {
   struct Options {
     size_t max_waiting = 20'000;  // steps; Full() beyond
     size_t max_batch = 2'000;     // steps in one transaction
+    int purge_rows = 1'000;       // of deleted jobs, in one transaction
     // Told once of a failed commit; nothing is written or said any more. The program ends here.
     std::function<void(const absl::Status&)> on_failure;
     // Told how long each commit took.

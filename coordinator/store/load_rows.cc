@@ -43,6 +43,7 @@ absl::StatusOr<sched::JobRecord> ReadJob(const Statement& row) {
   RETURN_IF_ERROR(WorldSizesFromJson(row.Text(27), &job.world_sizes));
   job.skipped_lines = row.Int(28);
   job.retry_at = TimeFromRow(row.Int(29));
+  job.exit_step = row.Int(30);
   return job;
 }
 
@@ -52,7 +53,7 @@ absl::Status LoadJobs(Database& database, Snapshot& snapshot) {
       " started_at, finished_at, revision, device_signature, dataset_digest, pause_requested, stop,"
       " stop_sequence, min_workers, max_workers, accumulation_steps, device, priority,"
       " checkpoint_dir, keep_last, keep_every, max_failures, members, world_sizes, skipped_lines,"
-      " retry_at FROM jobs");
+      " retry_at, exit_step FROM jobs");
   rows.Bind();
   while (rows.Next()) {
     ASSIGN_OR_RETURN(sched::JobRecord job, ReadJob(rows));
@@ -154,7 +155,8 @@ absl::Status LoadCheckpoints(Database& database, Snapshot& snapshot) {
   Statement& rows = database.Prepared(
       "SELECT job, step, generation, state, path, size_bytes, loss, committed_at, pinned,"
       " manifest_digest, final, worker, verification, verification_detail, verified_at,"
-      " validation_loss FROM checkpoints");
+      " validation_loss FROM checkpoints"
+      " WHERE job NOT IN (SELECT job FROM purged_jobs)");
   rows.Bind();
   while (rows.Next()) {
     sched::Checkpoint c;

@@ -106,6 +106,11 @@ DROP INDEX validated_steps;
 ALTER TABLE job_totals ADD COLUMN steps INTEGER NOT NULL DEFAULT 0;
 UPDATE job_totals SET steps = (SELECT count(*) FROM progress p WHERE p.job = job_totals.job);
 )sql",
+    // Of deleted jobs rows are left for a while, which nobody sees.
+    R"sql(
+ALTER TABLE jobs ADD COLUMN exit_step INTEGER NOT NULL DEFAULT -1;
+CREATE TABLE purged_jobs (job BLOB PRIMARY KEY) WITHOUT ROWID;
+)sql",
 };
 
 }  // namespace

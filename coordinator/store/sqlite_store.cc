@@ -11,6 +11,7 @@
 #include "common/status_macros.h"
 #include "coordinator/store/load_rows.h"
 #include "coordinator/store/migrations.h"
+#include "coordinator/store/purge.h"
 #include "coordinator/store/row_json.h"
 #include "coordinator/store/write_rows.h"
 
@@ -64,12 +65,27 @@ absl::StatusOr<sched::Snapshot> SqliteStore::Load() {
 
 absl::Status SqliteStore::Apply(const std::vector<const sched::Changes*>& batch) {
   MutexLock lock(writer_mutex_);
+  return InTransaction([&](Database& database) -> absl::Status {
+    for (const sched::Changes* changes : batch) {
+      RETURN_IF_ERROR(WriteRows(database, *changes));
+    }
+    return absl::OkStatus();
+  });
+}
+
+absl::StatusOr<bool> SqliteStore::Purge(int rows) {
+  MutexLock lock(writer_mutex_);
+  bool more = false;
+  RETURN_IF_ERROR(InTransaction([&](Database& database) -> absl::Status {
+    ASSIGN_OR_RETURN(more, PurgeRows(database, rows));
+    return absl::OkStatus();
+  }));
+  return more;
+}
+
+absl::Status SqliteStore::InTransaction(const std::function<absl::Status(Database&)>& change) {
   RETURN_IF_ERROR(writer_->Prepared("BEGIN IMMEDIATE").Bind().Run());
-  absl::Status status;
-  for (const sched::Changes* changes : batch) {
-    status = WriteRows(*writer_, *changes);
-    if (!status.ok()) break;
-  }
+  absl::Status status = change(*writer_);
   if (status.ok()) status = writer_->Prepared("COMMIT").Bind().Run();
   if (!status.ok()) {
     // A failed COMMIT may have been rolled back already; then this fails too, and changes nothing.
@@ -83,7 +99,8 @@ absl::StatusOr<std::vector<StoredProgress>> SqliteStore::ReadProgress(const JobI
                                                                       int limit) {
   MutexLock lock(reader_mutex_);
   Statement& rows = reader_->Prepared(
-      "SELECT step, record FROM progress WHERE job = ? AND step > ? ORDER BY step LIMIT ?");
+      "SELECT step, record FROM progress WHERE job = ?1 AND step > ?2"
+      " AND ?1 NOT IN (SELECT job FROM purged_jobs) ORDER BY step LIMIT ?3");
   rows.Bind(job.value(), after_step, limit);
   std::vector<StoredProgress> records;
   while (rows.Next()) records.push_back({rows.Int(0), rows.Text(1)});
@@ -96,7 +113,7 @@ absl::StatusOr<std::vector<StoredLog>> SqliteStore::ReadLogs(const JobId& job, i
   MutexLock lock(reader_mutex_);
   Statement& rows = reader_->Prepared(
       "SELECT number, rank, line FROM logs WHERE job = ?1 AND number > ?2 AND (?3 = 0 OR rank = ?4)"
-      " ORDER BY number LIMIT ?5");
+      " AND ?1 NOT IN (SELECT job FROM purged_jobs) ORDER BY number LIMIT ?5");
   rows.Bind(job.value(), after, rank.has_value(), rank.value_or(0), limit);
   std::vector<StoredLog> lines;
   while (rows.Next()) {
@@ -111,8 +128,8 @@ absl::StatusOr<std::vector<sched::Milestone>> SqliteStore::ReadMilestones(const 
                                                                           int limit) {
   MutexLock lock(reader_mutex_);
   Statement& rows = reader_->Prepared(
-      "SELECT number, kind, at, step, text FROM milestones WHERE job = ? AND number > ?"
-      " ORDER BY number LIMIT ?");
+      "SELECT number, kind, at, step, text FROM milestones WHERE job = ?1 AND number > ?2"
+      " AND ?1 NOT IN (SELECT job FROM purged_jobs) ORDER BY number LIMIT ?3");
   rows.Bind(job.value(), after, limit);
   std::vector<sched::Milestone> marks;
   while (rows.Next()) {
@@ -126,7 +143,8 @@ absl::StatusOr<std::vector<sched::Milestone>> SqliteStore::ReadMilestones(const 
 absl::StatusOr<std::vector<sched::JobEvent>> SqliteStore::ReadEvents(const JobId& job) {
   MutexLock lock(reader_mutex_);
   Statement& rows = reader_->Prepared(
-      "SELECT at, state, generation, reason FROM job_events WHERE job = ? ORDER BY number");
+      "SELECT at, state, generation, reason FROM job_events WHERE job = ?1"
+      " AND ?1 NOT IN (SELECT job FROM purged_jobs) ORDER BY number");
   rows.Bind(job.value());
   std::vector<sched::JobEvent> events;
   while (rows.Next()) {

@@ -1,6 +1,7 @@
 // The store in one SQLite file: WAL, synchronous=FULL, one writer.
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
@@ -23,6 +24,7 @@ class SqliteStore : public Store {
 
   absl::StatusOr<sched::Snapshot> Load() override;
   absl::Status Apply(const std::vector<const sched::Changes*>& batch) override;
+  absl::StatusOr<bool> Purge(int rows) override;
   absl::StatusOr<std::vector<StoredProgress>> ReadProgress(const JobId& job, int64_t after_step,
                                                            int limit) override;
   absl::StatusOr<std::vector<StoredLog>> ReadLogs(const JobId& job, int64_t after,
@@ -34,6 +36,10 @@ class SqliteStore : public Store {
  private:
   SqliteStore(UniqueFd lock, std::unique_ptr<Database> writer, std::unique_ptr<Database> reader)
       : lock_(std::move(lock)), writer_(std::move(writer)), reader_(std::move(reader)) {}
+
+  // Commits what `change` does when it returns OK, else leaves all as it was.
+  absl::Status InTransaction(const std::function<absl::Status(Database&)>& change)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(writer_mutex_);
 
   const UniqueFd lock_;
   Mutex writer_mutex_;

@@ -34,6 +34,10 @@ class Store {
   // kMaxMilestonesPerJob.
   virtual absl::Status Apply(const std::vector<const sched::Changes*>& batch) = 0;
 
+  // Removes at most about `rows` rows that deleted jobs have left; nobody reads them any more.
+  // True: there may be more. An interruption loses nothing: the rest goes with a later call.
+  virtual absl::StatusOr<bool> Purge(int rows) = 0;
+
   // The job's records with a step above `after_step`, ascending, at most `limit`.
   virtual absl::StatusOr<std::vector<StoredProgress>> ReadProgress(const JobId& job,
                                                                    int64_t after_step,

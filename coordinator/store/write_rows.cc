@@ -5,6 +5,7 @@
 
 #include "common/status_macros.h"
 #include "coordinator/scheduler/state.h"
+#include "coordinator/store/purge.h"
 #include "coordinator/store/row_json.h"
 
 namespace mindforge {
@@ -22,8 +23,8 @@ absl::Status WriteJobs(Database& database, const Changes& changes) {
                       " device_signature, dataset_digest, pause_requested, stop, stop_sequence,"
                       " min_workers, max_workers, accumulation_steps, device, priority,"
                       " checkpoint_dir, keep_last, keep_every, max_failures, members, world_sizes,"
-                      " skipped_lines, retry_at)"
-                      " VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)")
+                      " skipped_lines, retry_at, exit_step)"
+                      " VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)")
             .Bind(job.id.value(), job.sequence, wish.name, job.spec, static_cast<int>(job.state),
                   job.reason, job.generation.value(), job.failures, TimeToRow(job.submitted_at),
                   TimeToRow(job.started_at), TimeToRow(job.finished_at), job.revision,
@@ -32,7 +33,7 @@ absl::Status WriteJobs(Database& database, const Changes& changes) {
                   wish.accumulation_steps, wish.device ? static_cast<int>(*wish.device) : 0,
                   wish.priority, wish.checkpoint_dir, wish.keep_last, wish.keep_every,
                   wish.max_failures, MembersToJson(job.members), WorldSizesToJson(job.world_sizes),
-                  job.skipped_lines, TimeToRow(job.retry_at))
+                  job.skipped_lines, TimeToRow(job.retry_at), job.exit_step)
             .Run());
   }
   return absl::OkStatus();
@@ -200,16 +201,7 @@ absl::Status WriteRequests(Database& database, const Changes& changes) {
 }
 
 absl::Status DeleteJobs(Database& database, const Changes& changes) {
-  for (const JobId& job : changes.deleted_jobs) {
-    RETURN_IF_ERROR(database.Prepared("DELETE FROM jobs WHERE id = ?").Bind(job.value()).Run());
-    for (const char* const sql :
-         {"DELETE FROM job_events WHERE job = ?", "DELETE FROM progress WHERE job = ?",
-          "DELETE FROM logs WHERE job = ?", "DELETE FROM milestones WHERE job = ?",
-          "DELETE FROM job_totals WHERE job = ?", "DELETE FROM checkpoints WHERE job = ?",
-          "DELETE FROM delete_orders WHERE job = ?"}) {
-      RETURN_IF_ERROR(database.Prepared(sql).Bind(job.value()).Run());
-    }
-  }
+  for (const JobId& job : changes.deleted_jobs) RETURN_IF_ERROR(MarkForPurge(database, job));
   return absl::OkStatus();
 }
 

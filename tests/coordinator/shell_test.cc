@@ -115,6 +115,20 @@ TEST_F(ShellTest, SaysNothingBeforeItIsDurable) {
   EXPECT_EQ(store_.Load()->jobs.size(), 1u);
 }
 
+TEST_F(ShellTest, RemovesWhatDeletedJobsLeftALittleAtATime) {
+  store_.SetLeftovers(3'500);  // of the run before
+  Start();
+  EXPECT_TRUE(store_.WaitUntilPurged(kPatience));
+  EXPECT_GE(store_.purges(), 4);
+  Counter said;
+  Submit("a", said);
+  ASSERT_TRUE(said.WaitFor(1));
+  DoAndWait(sched::CancelJob{"a", {"cancel", "d"}});
+  store_.SetLeftovers(1'500);
+  DoAndWait(sched::DeleteJob{"a", {"delete", "d"}});
+  EXPECT_TRUE(store_.WaitUntilPurged(kPatience));
+}
+
 TEST_F(ShellTest, CommitsManyStepsInOneTransaction) {
   Start();
   store_.Block(true);

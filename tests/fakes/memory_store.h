@@ -1,6 +1,7 @@
 // A store in memory that keeps what SqliteStore keeps, and fails when told to.
 #pragma once
 
+#include <algorithm>
 #include <map>
 #include <set>
 #include <string>
@@ -63,6 +64,15 @@ class MemoryStore : public Store {
     for (const sched::Changes* changes : batch) Take(*changes);
     ++transactions_;
     return absl::OkStatus();
+  }
+
+  // A deleted job leaves but the number of its records here.
+  absl::StatusOr<bool> Purge(int rows) override {
+    MutexLock lock(mutex_);
+    leftovers_ = std::max<int64_t>(0, leftovers_ - rows);
+    ++purges_;
+    blocked_.SignalAll();
+    return leftovers_ > 0;
   }
 
   absl::StatusOr<std::vector<StoredProgress>> ReadProgress(const JobId& job, int64_t after_step,
@@ -128,6 +138,22 @@ class MemoryStore : public Store {
       return waiting_ && block_;
     });
   }
+  // As if deleted jobs had left so many rows.
+  void SetLeftovers(int64_t rows) {
+    MutexLock lock(mutex_);
+    leftovers_ = rows;
+  }
+  bool WaitUntilPurged(absl::Duration patience) {
+    MutexLock lock(mutex_);
+    return blocked_.WaitFor(mutex_, patience, [&] {
+      mutex_.AssertHeld();
+      return leftovers_ == 0;
+    });
+  }
+  int purges() const {
+    MutexLock lock(mutex_);
+    return purges_;
+  }
   int transactions() const {
     MutexLock lock(mutex_);
     return transactions_;
@@ -166,6 +192,7 @@ class MemoryStore : public Store {
     for (const auto& id : changes.forgotten_requests) requests_.erase(id);
     for (const auto& id : changes.deleted_jobs) {
       jobs_.erase(id);
+      leftovers_ += static_cast<int64_t>(progress_[id].size());
       events_.erase(id);
       progress_.erase(id);
       logs_.erase(id);
@@ -180,6 +207,8 @@ class MemoryStore : public Store {
   bool block_ ABSL_GUARDED_BY(mutex_) = false;
   bool waiting_ ABSL_GUARDED_BY(mutex_) = false;
   int transactions_ ABSL_GUARDED_BY(mutex_) = 0;
+  int purges_ ABSL_GUARDED_BY(mutex_) = 0;
+  int64_t leftovers_ ABSL_GUARDED_BY(mutex_) = 0;
   absl::Status fail_ ABSL_GUARDED_BY(mutex_);
   std::map<JobId, sched::JobRecord> jobs_ ABSL_GUARDED_BY(mutex_);
   std::map<JobId, std::map<int64_t, sched::JobEvent>> events_ ABSL_GUARDED_BY(mutex_);

@@ -68,7 +68,7 @@ TEST_F(RestartLoopTest, WhatAnAgentEndsThatIsBeingStoppedIsALostWorker) {
     world_.agent("w1").stopping = true;
     world_.EndTrainer("w1", Killed());
     world_.agent("w1").stopping = false;
-    world_.Obey("w1");
+    world_.Obey("w1", Phase::kWarmingUp);
     world_.AdvanceWith(absl::Minutes(1), {"w1"});
   }
   EXPECT_EQ(job().failures, 0);

@@ -4,6 +4,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include "absl/strings/str_cat.h"
 #include "common/durable_file.h"
 #include "coordinator/store/migrations.h"
 #include "tests/fakes/temp_dir.h"
@@ -112,6 +113,55 @@ TEST(SqliteStore, TotalsOfAnOlderSchemaAreThoseOfItsRecords) {
   EXPECT_THAT(snapshot->histories[JobId("g")].missing_steps, ElementsAre(1, 2, 3));
   ASSERT_EQ(snapshot->workers.size(), 1u);
   EXPECT_EQ(snapshot->workers[0].spool, "one") << "its numbers were the incarnation's";
+}
+
+TEST(SqliteStore, DeletesALongHistoryInPiecesOfBoundedSize) {
+  TempDir folder;
+  const auto rows = [&](const char* table) {
+    auto database = Database::Open(folder.File("coordinator.db"), /*read_only=*/true);
+    MF_CHECK_OK(database.status());
+    Statement& count = (*database)->Prepared(absl::StrCat("SELECT count(*) FROM ", table));
+    count.Bind();
+    MF_CHECK(count.Next());
+    return count.Int(0);
+  };
+  auto store = SqliteStore::Open(folder.path());
+  ASSERT_TRUE(store.ok()) << store.status();
+  sched::Changes changes;
+  sched::JobRecord job;
+  job.id = JobId("j");
+  sched::JobRecord stays;
+  stays.id = JobId("stays");
+  stays.exit_step = 70;
+  changes.jobs = {job, stays};
+  for (int step = 1; step <= 250; ++step) {
+    sched::Progress record;
+    record.step = step;
+    changes.progress.push_back({job.id, record});
+    if (step <= 5) changes.progress.push_back({stays.id, record});
+  }
+  MF_CHECK_OK((*store)->Apply({&changes}));
+  sched::Changes gone;
+  gone.deleted_jobs = {job.id};
+  MF_CHECK_OK((*store)->Apply({&gone}));
+  EXPECT_EQ(rows("jobs"), 1);
+  EXPECT_EQ(rows("progress"), 255) << "not in the transaction of the deletion";
+  EXPECT_TRUE((*store)->ReadProgress(job.id, 0, 10)->empty()) << "but out of sight";
+  ASSERT_TRUE(*(*store)->Purge(100));
+  EXPECT_EQ(rows("progress"), 155);
+  store = absl::UnknownError("the process died");
+  store = SqliteStore::Open(folder.path());
+  ASSERT_TRUE(store.ok()) << store.status();
+  const auto snapshot = (*store)->Load();
+  ASSERT_TRUE(snapshot.ok()) << snapshot.status();
+  EXPECT_EQ(snapshot->histories.count(job.id), 0u);
+  ASSERT_EQ(snapshot->jobs.size(), 1u);
+  EXPECT_EQ(snapshot->jobs[0].exit_step, 70);
+  while (*(*store)->Purge(100)) {
+  }
+  EXPECT_EQ(rows("progress"), 5);
+  EXPECT_EQ((*store)->ReadProgress(stays.id, 0, 10)->size(), 5u);
+  EXPECT_EQ(rows("purged_jobs"), 0);
 }
 
 }  // namespace
