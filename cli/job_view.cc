@@ -5,6 +5,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "absl/strings/str_replace.h"
 #include "absl/strings/str_split.h"
 #include "cli/format.h"
 #include "cli/key_values.h"
@@ -13,6 +14,14 @@
 
 namespace mindforge::cli {
 namespace {
+
+// A list is for looking over: a reason in it is one line of at most so many columns, also where
+// there is no terminal to fit. `job get` has the whole of it.
+constexpr int kReasonWidth = 160;
+
+std::string OneLine(const std::string& reason) {
+  return FitWidth(absl::StrReplaceAll(reason, {{"\n", " "}}), kReasonWidth);
+}
 
 std::string Steps(const v1::JobProgress& progress) {
   if (progress.total_steps() == 0) return progress.step() > 0 ? Grouped(progress.step()) : "-";
@@ -55,7 +64,9 @@ std::string Skipped(const v1::JobProgress& progress) {
 
 }  // namespace
 
-void PrintJobs(Session& session, const std::vector<v1::Job>& jobs) {
+namespace {
+
+void PrintTable(Session& session, const std::vector<v1::Job>& jobs, bool whole_reasons) {
   if (session.options.output == OutputFormat::kName) {
     for (const v1::Job& job : jobs) session.out() << EscapeControls(job.spec().name()) << "\n";
     return;
@@ -76,23 +87,29 @@ void PrintJobs(Session& session, const std::vector<v1::Job>& jobs) {
   for (const v1::Job& job : jobs) {
     const v1::JobProgress& progress = job.progress();
     const bool running = job.state() == v1::JOB_STATE_RUNNING;
-    table.AddRow({job.spec().name(), job.id(), StateCell(job.state()), Steps(progress),
-                  progress.step() > 0 ? Loss(progress.loss()) : "-",
-                  running ? Grouped(std::llround(progress.tokens_per_second())) : "-",
-                  job.members_size() > 0 ? absl::StrCat(job.members_size()) : "-",
-                  Age(job.submitted_at()), absl::StrCat(job.spec().priority()),
-                  absl::StrCat(job.generation()),
-                  job.last_checkpoint_step() >= 0 ? absl::StrCat(job.last_checkpoint_step()) : "-",
-                  absl::StrCat(job.failures()), job.reason()});
+    table.AddRow(
+        {job.spec().name(), job.id(), StateCell(job.state()), Steps(progress),
+         progress.step() > 0 ? Loss(progress.loss()) : "-",
+         running ? Grouped(std::llround(progress.tokens_per_second())) : "-",
+         job.members_size() > 0 ? absl::StrCat(job.members_size()) : "-", Age(job.submitted_at()),
+         absl::StrCat(job.spec().priority()), absl::StrCat(job.generation()),
+         job.last_checkpoint_step() >= 0 ? absl::StrCat(job.last_checkpoint_step()) : "-",
+         absl::StrCat(job.failures()), whole_reasons ? job.reason() : OneLine(job.reason())});
   }
   table.Print(session.out(), session.out_terminal(), session.wide());
+}
+
+}  // namespace
+
+void PrintJobs(Session& session, const std::vector<v1::Job>& jobs) {
+  PrintTable(session, jobs, /*whole_reasons=*/false);
 }
 
 void PrintJob(Session& session, const v1::Job& job) {
   if (session.structured()) {
     session.PrintMessage(job);
   } else {
-    PrintJobs(session, {job});
+    PrintTable(session, {job}, /*whole_reasons=*/true);
   }
 }
 
@@ -118,6 +135,14 @@ void DescribeJob(Session& session, const v1::Job& job) {
   lines.Add("Checkpoint", job.last_checkpoint_step() >= 0
                               ? absl::StrCat("step ", job.last_checkpoint_step())
                               : "none yet");
+  if (job.checkpoint_failures() > 0) {
+    lines.Add("Not written",
+              absl::StrCat("the last ",
+                           job.checkpoint_failures() == 1
+                               ? "checkpoint"
+                               : absl::StrCat(job.checkpoint_failures(), " checkpoints"),
+                           ": ", job.checkpoint_error()));
+  }
   lines.Add("Submitted", Moment(job.submitted_at()));
   lines.Add("Started", Moment(job.started_at()));
   lines.Add("Finished", Moment(job.finished_at()));

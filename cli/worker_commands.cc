@@ -1,4 +1,5 @@
 // `mindforge worker`: the training nodes.
+#include <algorithm>
 #include <memory>
 #include <set>
 #include <string>
@@ -40,6 +41,13 @@ std::string Jobs(const v1::Worker& worker) {
     if (!device.job_id().empty()) jobs.insert(device.job_id());
   }
   return absl::StrJoin(jobs, ",");
+}
+
+// For how long still nothing new is placed there.
+Cell SetAside(const v1::WorkerDevice& device) {
+  if (device.set_aside_reason().empty()) return {"-"};
+  const absl::Duration left = ToTime(device.set_aside_until()) - absl::Now();
+  return {ShortDuration(std::max(left, absl::ZeroDuration())), Style::kWarn};
 }
 
 void PrintWorkers(Session& session, const google::protobuf::RepeatedPtrField<v1::Worker>& workers) {
@@ -93,15 +101,24 @@ void DescribeWorker(Session& session, const v1::Worker& worker) {
                {.title = "THREADS", .right = true},
                {.title = "JOB"},
                {.title = "RANK", .right = true},
+               {.title = "SET ASIDE", .right = true},
                {.title = "SIGNATURE", .shrinks = true, .wide_only = true}});
   for (const v1::WorkerDevice& device : worker.devices()) {
     const bool busy = !device.job_id().empty();
     table.AddRow({device.device().id(), device.device().model(),
                   Bytes(device.device().memory_bytes()), absl::StrCat(device.device().threads()),
                   busy ? device.job_id() : "-", busy ? absl::StrCat(device.rank()) : "-",
-                  device.device().signature()});
+                  SetAside(device), device.device().signature()});
   }
   table.Print(session.out(), session.out_terminal(), session.wide());
+  for (const v1::WorkerDevice& device : worker.devices()) {
+    if (device.set_aside_reason().empty()) continue;
+    session.out() << "\n"
+                  << EscapeControls(absl::StrCat(device.device().id(), " is set aside after ",
+                                                 device.set_aside_reason()))
+                  << "\nmindforge worker resume " << EscapeControls(worker.name())
+                  << " uses it again at once.\n";
+  }
 }
 
 absl::StatusOr<ExitCode> List(Session& session) {
@@ -174,7 +191,7 @@ void AddWorkerCommands(Registry& registry) {
   get->add_option("WORKER", *name, "Name or id")->required();
   AddChange(registry, *group, "drain", "Give a worker nothing new",
             &WorkerService::Stub::DrainWorker);
-  AddChange(registry, *group, "resume", "Use a drained worker again",
+  AddChange(registry, *group, "resume", "Use a drained worker, or devices set aside, again",
             &WorkerService::Stub::ResumeWorker);
 }
 

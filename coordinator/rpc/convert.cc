@@ -52,6 +52,29 @@ void FillProgress(const sched::Job& job, v1::JobProgress* out) {
   }
 }
 
+// True while nobody is to have the device.
+bool IsSetAside(const sched::DeviceFaults& faults) {
+  return sched::IsSetAside(faults, JobId(), absl::ZeroDuration());
+}
+
+std::string WorkerReason(const sched::Worker& worker) {
+  if (worker.lost) return "no word from it: its lease ran out";
+  if (worker.stopping) return "its agent is being stopped";
+  if (worker.drained) return "drained as asked";
+  if (!worker.reported) return "has not reported since the coordinator started";
+  std::string reason;  // one device's, since a worker may have hundreds
+  int more = 0;
+  for (const auto& [device, faults] : worker.faults) {
+    if (!IsSetAside(faults)) continue;
+    if (reason.empty()) {
+      reason = absl::StrCat("device ", device, " ", sched::SetAsideInWords(faults));
+    } else {
+      ++more;
+    }
+  }
+  return more == 0 ? reason : absl::StrCat(reason, "; and ", more, " more");
+}
+
 }  // namespace
 
 void SetTimestamp(absl::Time time, google::protobuf::Timestamp* out) {
@@ -115,6 +138,8 @@ void FillJob(const sched::State& state, const sched::Job& job, v1::Job* out) {
   const sched::Checkpoint* newest = sched::NewestCheckpoint(state, job.id);
   out->set_last_checkpoint_step(newest == nullptr ? -1 : newest->step);
   out->set_pause_requested(job.pause_requested);
+  out->set_checkpoint_failures(job.checkpoint_failures);
+  out->set_checkpoint_error(job.checkpoint_error);
 }
 
 void AddEvent(const sched::JobEvent& event, v1::GetJobResponse* out) {
@@ -151,14 +176,15 @@ void FillWorker(const sched::State& state, const sched::Worker& worker, v1::Work
   out->set_address(worker.advertise_host);
   out->set_version(worker.version);
   SetTimestamp(worker.last_seen, out->mutable_last_seen_at());
-  out->set_reason(worker.lost        ? "no word from it: its lease ran out"
-                  : worker.stopping  ? "its agent is being stopped"
-                  : worker.drained   ? "drained as asked"
-                  : !worker.reported ? "has not reported since the coordinator started"
-                                     : "");
+  out->set_reason(WorkerReason(worker));
   for (const sched::Device& device : worker.devices) {
     v1::WorkerDevice* to = out->add_devices();
     FillDevice(device, to->mutable_device());
+    const auto faults = worker.faults.find(device.id);
+    if (faults != worker.faults.end() && IsSetAside(faults->second)) {
+      SetTimestamp(faults->second.until_wall, to->mutable_set_aside_until());
+      to->set_set_aside_reason(sched::FaultsInWords(faults->second));
+    }
     const auto holder = state.holders.find({worker.id, device.id});
     if (holder == state.holders.end()) continue;
     to->set_job_id(holder->second.first.value());

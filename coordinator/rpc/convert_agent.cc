@@ -62,6 +62,9 @@ sched::DeviceStatus ToStatus(const v1::DeviceStatus& status) {
   to.rendezvous = status.rendezvous();
   if (status.has_exit()) to.exit = ToExit(status.exit());
   to.stop_sequence = status.stop_sequence();
+  to.activity = trainer.activity();
+  to.checkpoint_failures = status.checkpoint_failures();
+  to.checkpoint_error = status.checkpoint_error();
   return to;
 }
 

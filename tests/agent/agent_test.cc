@@ -111,6 +111,38 @@ TEST_F(AgentTest, ReportsAKilledTrainerWithItsCause) {
   EXPECT_THAT(exit.cause(), HasSubstr("killed by signal 9"));
 }
 
+TEST_F(AgentTest, CountsTheCheckpointsThatCouldNotBeWritten) {
+  StartAgent();
+  v1::DesiredDevice desired = Desired("nodisk");
+  coordinator_.Want({desired});
+  ASSERT_TRUE(coordinator_.WaitUntil([](const Heard& heard) {
+    const auto device = heard.devices.find("cpu:0");
+    return device != heard.devices.end() && device->second.checkpoint_failures() == 2;
+  }));
+  EXPECT_EQ(coordinator_.heard().devices.at("cpu:0").checkpoint_error(),
+            "step 20: No space left on device");
+  desired.mutable_stop()->set_mode(v1::STOP_MODE_CHECKPOINT);
+  desired.mutable_stop()->set_sequence(1);
+  coordinator_.Want({desired});  // one that is written ends the row
+  ASSERT_TRUE(coordinator_.WaitUntil([](const Heard& heard) { return HasExit(heard); }));
+  EXPECT_EQ(coordinator_.heard().devices.at("cpu:0").checkpoint_failures(), 0);
+  EXPECT_EQ(coordinator_.heard().devices.at("cpu:0").checkpoint_error(), "");
+}
+
+TEST_F(AgentTest, KillsAFrozenTrainerWhoseGenerationIsOver) {
+  StartAgent();
+  coordinator_.Want({Desired("wait")});
+  ASSERT_TRUE(coordinator_.WaitUntil(IsTraining));
+  const pid_t frozen = TrainerPid(coordinator_.heard());
+  kill(frozen, SIGSTOP);
+  coordinator_.Want({Desired("wait", /*generation=*/2)});
+  ASSERT_TRUE(coordinator_.WaitUntil([](const Heard& heard) {
+    const auto device = heard.devices.find("cpu:0");
+    return device != heard.devices.end() && device->second.generation() == 2;
+  }));
+  EXPECT_NE(kill(frozen, 0), 0);
+}
+
 TEST_F(AgentTest, ReportsAUsersFailureAndACrash) {
   StartAgent();
   coordinator_.Want({Desired("fail"), Desired("crash", 1, 0, "cpu:1")});

@@ -86,6 +86,16 @@ TEST_F(CaretakerTest, TellsDamageFromAFolderThatItCannotRead) {
   EXPECT_FALSE(damaged.unreadable());
 }
 
+TEST_F(CaretakerTest, CallsAQuarantinedFolderDamagedAndNotUnreadable) {
+  const std::string path = Checkpoint(1);
+  ASSERT_TRUE(QuarantineCheckpoint(path).ok());
+  Ask(path, "");
+  const v1::VerifyResult result = Told(1).verify_results(0);
+  EXPECT_FALSE(result.valid());
+  EXPECT_FALSE(result.unreadable()) << result.detail();
+  EXPECT_THAT(result.detail(), HasSubstr("it read back wrong before and was set aside"));
+}
+
 TEST_F(CaretakerTest, SaysThatAFolderIsGoneOnlyWhereItsStorageIs) {
   const std::string path = Checkpoint(1);
   ASSERT_TRUE(EnsureStorageMarker(dir_.File("checkpoints")).ok());

@@ -1,5 +1,6 @@
 // The real binary: usage, exit statuses, what goes to which stream, formats.
 #include "absl/strings/str_split.h"
+#include "absl/time/clock.h"
 #include "common/error_details.h"
 #include "nlohmann/json.hpp"
 #include "tests/cli/program_fixture.h"
@@ -114,6 +115,42 @@ TEST_F(ProgramTest, ListTurnsPagesAndFitsATerminal) {
   for (const std::string& line : lines) EXPECT_LE(line.size(), 50u);
   MutexLock lock(fake_.state.mutex);
   EXPECT_EQ(fake_.state.listed.back().states_size(), 0);
+}
+
+TEST_F(ProgramTest, AListHasOneBoundedLineAJobAndGetTheWholeReason) {
+  v1::Job job = RunningJob("tang");
+  const std::string reason = "rank 0:\nstep 7 " + std::string(1500, 'x') + " the end";
+  job.set_reason(reason);
+  job.set_checkpoint_failures(9);
+  job.set_checkpoint_error("step 90: No space left on device");
+  fake_.AddJob(job);
+  const std::string list = Mindforge({"job", "list"}).out;
+  const std::vector<std::string> lines = absl::StrSplit(list, '\n', absl::SkipEmpty());
+  ASSERT_EQ(lines.size(), 2u) << list;
+  EXPECT_LT(lines[1].size(), 300u);
+  EXPECT_THAT(lines[1], HasSubstr("rank 0: step 7 xxx"));
+  EXPECT_THAT(Mindforge({"job", "get", "tang"}).out,
+              AllOf(HasSubstr(" the end"),
+                    HasSubstr("the last 9 checkpoints: step 90: No space left on device")));
+  EXPECT_THAT(Mindforge({"job", "cancel", "tang"}).out, HasSubstr(" the end"));
+}
+
+TEST_F(ProgramTest, AWorkerShowsWhatIsSetAside) {
+  v1::Worker worker;
+  worker.set_name("w1");
+  worker.set_state(v1::WORKER_STATE_READY);
+  v1::WorkerDevice& device = *worker.add_devices();
+  device.mutable_device()->set_id("cuda:0");
+  device.mutable_set_aside_until()->set_seconds(absl::ToUnixSeconds(absl::Now()) + 3600);
+  device.set_set_aside_reason("2 failures in a row, the last: CUDA error");
+  {
+    MutexLock lock(fake_.state.mutex);
+    fake_.state.workers = {worker};
+  }
+  EXPECT_THAT(Mindforge({"worker", "get", "w1"}).out,
+              AllOf(HasSubstr("SET ASIDE"), HasSubstr("59m"),
+                    HasSubstr("cuda:0 is set aside after 2 failures in a row, the last: CUDA "
+                              "error\nmindforge worker resume w1")));
 }
 
 TEST_F(ProgramTest, GetAndWhySayWhatIsKnown) {

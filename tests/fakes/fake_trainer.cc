@@ -3,6 +3,7 @@
 //   steps     max_steps progress records, a checkpoint of the last, FINISHED, exit 0
 //   wait      TRAINING until told to stop; then a checkpoint, STOPPED, exit 0
 //   join      waits for the group's address, says it in a log line, then as wait
+//   nodisk    as wait, but two checkpoints could not be written before
 //   fail      a user's failure, its line on stderr, exit 1
 //   mutefail  the same without the line
 //   crash     a line on stderr, exit 7
@@ -53,6 +54,10 @@ class FakeTrainer {
       pause();
     }
     if (mode == "steps") return Steps();
+    if (mode == "nodisk") {
+      CheckpointFailed(10);
+      CheckpointFailed(20);
+    }
     Expect(v1::TrainerOrder::kStop);
     Checkpoint(5, false);
     Status(v1::TRAINER_PHASE_STOPPED, 5);
@@ -94,6 +99,13 @@ class FakeTrainer {
                                           std::to_string(step) + ".g" +
                                           std::to_string(start_.generation()));
     report.mutable_checkpoint()->set_final(final);
+    Send(report);
+  }
+
+  void CheckpointFailed(int64_t step) {
+    v1::TrainerReport report;
+    report.mutable_checkpoint_failed()->set_step(step);
+    report.mutable_checkpoint_failed()->set_detail("No space left on device");
     Send(report);
   }
 

@@ -8,6 +8,7 @@
 #include "common/logging.h"
 #include "worker/agent/found_checkpoint.h"
 #include "worker/formats/checkpoint.h"
+#include "worker/formats/checkpoint_names.h"
 #include "worker/formats/storage_marker.h"
 
 namespace mindforge {
@@ -192,8 +193,12 @@ void Caretaker::Verify(const std::string& path) {
   v1::VerifyResult result;
   result.set_path(path);
   result.set_valid(status.ok());
-  result.set_unreadable(!status.ok() && !IsDamage(status));
-  result.set_detail(std::string(status.message()));
+  // One that a trainer found damaged and renamed is not there; that says enough of its content.
+  const bool set_aside = absl::IsNotFound(status) && WasQuarantined(path);
+  result.set_unreadable(!status.ok() && !IsDamage(status) && !set_aside);
+  result.set_detail(set_aside ? "it read back wrong before and was set aside beside its place, as "
+                                "quarantined-…"
+                              : std::string(status.message()));
   {
     MutexLock lock(mutex_);
     verified_.push_back(std::move(result));
