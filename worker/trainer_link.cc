@@ -52,6 +52,7 @@ void FillStatus(const TrainState& state, v1::TrainerStatus* status) {
   status->set_detail(Clean(state.detail));
   status->set_resumed_from(state.resumed_from);
   status->set_skipped_lines(state.skipped_lines);
+  status->set_activity(state.activity);
 }
 
 v1::LogLevel LevelOf(LogSeverity severity) {
@@ -221,6 +222,13 @@ void AgentLink::OnCheckpoint(const CheckpointReport& checkpoint) {
   out.set_manifest_digest(checkpoint.manifest_digest);
   out.set_write_seconds(checkpoint.write_seconds);
   out.set_final(checkpoint.final);
+  Send(report);
+}
+
+void AgentLink::OnCheckpointFailed(int64_t step, std::string_view detail) {
+  v1::TrainerReport report;
+  report.mutable_checkpoint_failed()->set_step(step);
+  report.mutable_checkpoint_failed()->set_detail(Clean(detail));
   Send(report);
 }
 

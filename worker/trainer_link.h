@@ -44,6 +44,7 @@ class AgentLink : public TrainControl, public ProgressSink {
   void OnStep(const StepRecord& record) override;
   void OnLog(LogSeverity severity, std::string_view text) override;
   void OnCheckpoint(const CheckpointReport& report) override;
+  void OnCheckpointFailed(int64_t step, std::string_view detail) override;
   void OnCorruptCheckpoint(const CheckpointFolder& folder, std::string_view detail) override;
 
  private:

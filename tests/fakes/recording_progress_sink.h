@@ -2,6 +2,7 @@
 #pragma once
 
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "common/mutex.h"
@@ -27,6 +28,10 @@ class RecordingProgressSink : public ProgressSink {
     MutexLock lock(mutex_);
     checkpoints_.push_back(report);
   }
+  void OnCheckpointFailed(int64_t step, std::string_view detail) override {
+    MutexLock lock(mutex_);
+    failed_.emplace_back(step, detail);
+  }
   void OnCorruptCheckpoint(const CheckpointFolder& folder, std::string_view) override {
     MutexLock lock(mutex_);
     corrupt_.push_back(folder);
@@ -36,6 +41,8 @@ class RecordingProgressSink : public ProgressSink {
   std::vector<StepRecord> steps() { return Copy(steps_); }
   std::vector<std::string> logs() { return Copy(logs_); }
   std::vector<CheckpointReport> checkpoints() { return Copy(checkpoints_); }
+  // Steps whose checkpoints could not be written, and why.
+  std::vector<std::pair<int64_t, std::string>> failed() { return Copy(failed_); }
   std::vector<CheckpointFolder> corrupt() { return Copy(corrupt_); }
 
  private:
@@ -50,6 +57,7 @@ class RecordingProgressSink : public ProgressSink {
   std::vector<StepRecord> steps_;
   std::vector<std::string> logs_;
   std::vector<CheckpointReport> checkpoints_;
+  std::vector<std::pair<int64_t, std::string>> failed_;
   std::vector<CheckpointFolder> corrupt_;
 };
 

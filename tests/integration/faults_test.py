@@ -133,6 +133,24 @@ class Faults(unittest.TestCase):
             self.assertEqual(done_before, list(range(1, newest + 1)),
                              "what the adopted checkpoint holds was told and is not done again")
 
+    def test_a_rank_that_hangs_alone_is_killed_and_the_job_goes_on(self):
+        with Cluster() as cluster:
+            path = cluster.path("coordinator.yaml")
+            with open(path, "w", encoding="ascii") as file:
+                file.write("hang_timeout: 5s\n")
+            cluster.start_coordinator(extra=["--config", path])
+            worker = cluster.start_worker("w1")
+            submit(cluster, "job", workers__min=1)
+            wait_for(lambda: cluster.step("job") >= 15, "step 15")
+            frozen = worker.descendants("mindforge-trainer")[0]
+            os.kill(frozen, signal.SIGSTOP)
+            wait_for(lambda: not os.path.exists(f"/proc/{frozen}"), "the frozen trainer's end")
+            events = cluster.json("job", "why", "job")["events"]
+            self.assertTrue(any("it hangs: got nothing done for" in event["reason"]
+                                for event in events), events)
+            cluster.wait_job("job", "SUCCEEDED")
+            self.check_result(cluster, "job")
+
     @staticmethod
     def quick_lease(cluster):
         path = cluster.path("coordinator.yaml")

@@ -108,6 +108,8 @@ TEST_F(CheckpointWriterTest, SaysWhyOneWasNotWrittenAndTriesTheNext) {
   EXPECT_FALSE(writer.Finish().ok());
   ASSERT_THAT(sink_.logs(), SizeIs(1));
   EXPECT_THAT(sink_.logs()[0], HasSubstr("checkpoint of step 3 was not written"));
+  ASSERT_EQ(sink_.failed().size(), 1u);
+  EXPECT_EQ(sink_.failed()[0].first, 3);
   std::filesystem::remove(folder_ / "file");
   writer.Start(StateOf(4), false);
   EXPECT_TRUE(writer.Finish().ok());

@@ -30,14 +30,21 @@ TEST(WhyStopped, NamesStepRateAndNewestCheckpoint) {
   const StepResult result{.loss = std::nan(""), .learning_rate = 0.25};
   TrainRecipe recipe;
   EXPECT_EQ(WhyStopped(15, result, recipe, {}, 10),
-            "the loss is nan at step 15 with a learning rate of 0.25 and grad_clip 1; lower the "
-            "learning rate or the clip and submit again; the newest checkpoint is of step 10");
+            "the loss is nan at step 15 with a learning rate of 0.25 and grad_clip 1; lower "
+            "training.learning_rate or training.grad_clip and submit it again as a new job; the "
+            "newest checkpoint is of step 10");
+  TrainRecipe unclipped;
+  unclipped.grad_clip = 0;
+  EXPECT_EQ(WhyStopped(15, result, unclipped, {}, 0),
+            "the loss is nan at step 15 with a learning rate of 0.25 and no clipping; lower "
+            "training.learning_rate or clip (training.grad_clip: 1) and submit it again as a new "
+            "job; no checkpoint was written yet");
   recipe.nan_policy = NanPolicy::kRollBack;
   EXPECT_EQ(WhyStopped(15, {.loss = 1, .learning_rate = 0.25, .gradient_norm = HUGE_VAL}, recipe,
                        {.rollbacks_in_a_row = 3}, 0),
             "the gradient's norm is inf at step 15 with a learning rate of 0.25 and grad_clip 1 "
-            "after 3 rollbacks without a new checkpoint between; lower the learning rate or the "
-            "clip and submit again; no checkpoint was written yet");
+            "after 3 rollbacks without a new checkpoint between; lower training.learning_rate or "
+            "training.grad_clip and submit it again as a new job; no checkpoint was written yet");
 }
 
 TEST(Flops, CountsOfTheExpertsThoseThatATokenIsSentTo) {

@@ -107,6 +107,7 @@ void CheckpointWriter::Run() {
                   absl::StrCat("checkpoint of step ", request.state.step,
                                " was not written: ", std::string(status.message()),
                                request.final ? "" : "; training goes on, the next one is tried"));
+      sink_.OnCheckpointFailed(request.state.step, std::string(status.message()));
     }
     MutexLock lock(mutex_);
     last_ = std::move(status);

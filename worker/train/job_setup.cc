@@ -146,7 +146,7 @@ absl::Status CheckTokenizer(const TrainDataOptions& data, const TokenizerFiles& 
   }
   return InvalidArgument("data.tokenizer", absl::StrCat(data.tokenizer,
                                                         " was changed while the job started; leave "
-                                                        "it alone and start the job again"));
+                                                        "it alone and submit the job again"));
 }
 
 absl::StatusOr<ModelConfig> CompleteModel(const TrainOptions& options, const Dataset& dataset) {
@@ -242,10 +242,11 @@ absl::StatusOr<JobSetup> SetUpJob(const TrainOptions& options, ProgressSink& sin
   if (!options.dataset_digest.empty() && options.dataset_digest != setup.dataset->digest()) {
     return InvalidArgument(
         "data.path",
-        absl::StrCat(options.data.path, " has changed since the job began: digest ",
-                     setup.dataset->digest(), ", at first start ", options.dataset_digest,
-                     "; put the old file back, or submit a new"
-                     " job"));
+        absl::StrCat(
+            options.data.path, " has changed since the job began: digest ", setup.dataset->digest(),
+            ", at first start ", options.dataset_digest,
+            ", and a job trains on one dataset: submit a new one, which training.init_from "
+            "lets begin with this one's newest checkpoint"));
   }
   ASSIGN_OR_RETURN(setup.model, CompleteModel(options, *setup.dataset));
   ASSIGN_OR_RETURN(setup.split,

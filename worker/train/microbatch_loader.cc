@@ -3,6 +3,7 @@
 #include <ATen/ops/empty.h>
 
 #include <algorithm>
+#include <utility>
 
 namespace mindforge {
 namespace {
@@ -16,8 +17,13 @@ absl::Span<T> SpanOf(const at::Tensor& tensor, int64_t elements) {
 }  // namespace
 
 MicrobatchLoader::MicrobatchLoader(const Dataset& dataset, const RowSplit& split,
-                                   const EpochPlan& plan, int64_t microbatch_size)
-    : dataset_(dataset), split_(split), plan_(plan), microbatch_size_(microbatch_size) {
+                                   const EpochPlan& plan, int64_t microbatch_size,
+                                   std::function<void()> on_load)
+    : dataset_(dataset),
+      split_(split),
+      plan_(plan),
+      microbatch_size_(microbatch_size),
+      on_load_(std::move(on_load)) {
   const int64_t length = dataset.row_length();
   input_ids_ = at::empty({microbatch_size, length}, at::kLong);
   targets_ = at::empty({microbatch_size, length}, at::kLong);
@@ -46,6 +52,7 @@ MicrobatchLoader::Loaded MicrobatchLoader::LoadHeldOut(int64_t microbatch) {
 }
 
 MicrobatchLoader::Loaded MicrobatchLoader::LoadRows(const std::vector<int64_t>& sequences) {
+  if (on_load_) on_load_();
   const auto rows = static_cast<int64_t>(sequences.size());
   const int64_t elements = rows * dataset_.row_length();
   dataset_.FillMicrobatch(

@@ -5,6 +5,7 @@
 #include <ATen/core/Tensor.h>
 
 #include <cstdint>
+#include <functional>
 #include <vector>
 
 #include "worker/data/dataset.h"
@@ -17,9 +18,9 @@ namespace mindforge {
 // Not thread-safe. Borrows dataset, split and plan, which must outlive it.
 class MicrobatchLoader {
  public:
-  // `plan` orders the training rows of `split`.
+  // `plan` orders the training rows of `split`. `on_load` is called with each microbatch.
   MicrobatchLoader(const Dataset& dataset, const RowSplit& split, const EpochPlan& plan,
-                   int64_t microbatch_size);
+                   int64_t microbatch_size, std::function<void()> on_load = nullptr);
 
   struct Loaded {
     Microbatch microbatch;  // valid until the next Load
@@ -39,6 +40,7 @@ class MicrobatchLoader {
   const RowSplit& split_;
   const EpochPlan& plan_;
   const int64_t microbatch_size_;
+  const std::function<void()> on_load_;
   at::Tensor input_ids_;        // int64 [B, T]
   at::Tensor targets_;          // int64 [B, T]
   at::Tensor mask_;             // uint8 [B, T]

@@ -27,6 +27,7 @@ struct TrainState {
   std::string dataset_digest;
   std::string detail;         // for long phases: "tokenizing 40%, 31.5 MB/s"
   int64_t skipped_lines = 0;  // malformed lines that were left out, once the data is open
+  int64_t activity = 0;       // grows with each microbatch: what tells a long step from a hang
 };
 
 // One committed optimizer step.
@@ -71,6 +72,8 @@ class ProgressSink {
   virtual void OnStep(const StepRecord& record) = 0;  // rank 0 alone
   virtual void OnLog(LogSeverity severity, std::string_view text) = 0;
   virtual void OnCheckpoint(const CheckpointReport& report) = 0;
+  // One that was due could not be written; training goes on.
+  virtual void OnCheckpointFailed(int64_t step, std::string_view detail) = 0;
   virtual void OnCorruptCheckpoint(const CheckpointFolder& folder, std::string_view detail) = 0;
 };
 

@@ -74,9 +74,12 @@ absl::StatusOr<std::optional<Header>> LoadNewest(const std::vector<CheckpointFol
     if (!state.dataset_digest.empty() && state.dataset_digest != setup.dataset->digest()) {
       return InvalidArgument(
           "data.path",
-          absl::StrCat("the dataset is another (digest ", setup.dataset->digest(),
-                       ") than the one that checkpoint ", folder.path, " was trained on (",
-                       state.dataset_digest, "); put the old file back, or submit a new job"));
+          absl::StrCat(
+              "the dataset is another (digest ", setup.dataset->digest(),
+              ") than the one that checkpoint ", folder.path, " was trained on (",
+              state.dataset_digest,
+              "), and a job trains on one dataset: submit a new one, which training.init_from "
+              "lets begin with these weights"));
     }
     if (const absl::Status status = LoadCheckpointTensors(*checkpoint, model, optimizer);
         !status.ok()) {

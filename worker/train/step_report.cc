@@ -51,8 +51,9 @@ std::string NotFiniteInWords(int64_t step, const StepResult& result, const Train
   const bool loss = !std::isfinite(result.loss);
   return absl::StrCat(loss ? "the loss is " : "the gradient's norm is ",
                       loss ? result.loss : result.gradient_norm, " at step ", step,
-                      " with a learning rate of ", result.learning_rate, " and grad_clip ",
-                      recipe.grad_clip);
+                      " with a learning rate of ", result.learning_rate,
+                      recipe.grad_clip > 0 ? absl::StrCat(" and grad_clip ", recipe.grad_clip)
+                                           : " and no clipping");
 }
 
 std::string WhyStopped(int64_t step, const StepResult& result, const TrainRecipe& recipe,
@@ -64,11 +65,13 @@ std::string WhyStopped(int64_t step, const StepResult& result, const TrainRecipe
   } else if (recipe.nan_policy == NanPolicy::kSkip) {
     tried = absl::StrCat(" after ", counters.skipped_in_a_row, " skipped steps in a row");
   }
-  return absl::StrCat(NotFiniteInWords(step, result, recipe), tried,
-                      "; lower the learning rate or the clip and submit again; ",
-                      checkpointed > 0
-                          ? absl::StrCat("the newest checkpoint is of step ", checkpointed)
-                          : "no checkpoint was written yet");
+  return absl::StrCat(
+      NotFiniteInWords(step, result, recipe), tried,
+      recipe.grad_clip > 0 ? "; lower training.learning_rate or training.grad_clip"
+                           : "; lower training.learning_rate or clip (training.grad_clip: 1)",
+      " and submit it again as a new job; ",
+      checkpointed > 0 ? absl::StrCat("the newest checkpoint is of step ", checkpointed)
+                       : "no checkpoint was written yet");
 }
 
 }  // namespace mindforge

@@ -116,6 +116,7 @@ class TrainRun::Impl {
   int64_t resumed_from_ = -1;
   int64_t checkpointed_ = -1;  // newest step whose checkpoint was started, or that we resumed from
   double flops_per_token_ = 0;
+  int64_t activity_ = 0;  // microbatches so far
   absl::Duration last_state_ = -absl::InfiniteDuration();
 };
 
@@ -139,7 +140,10 @@ absl::Status TrainRun::Impl::WarmUp() {
                                        AdamWOptions{.weight_decay = options_.recipe.weight_decay,
                                                     .clip_norm = options_.recipe.grad_clip});
   loader_ = std::make_unique<MicrobatchLoader>(*setup_.dataset, *setup_.split, *setup_.plan,
-                                               options_.recipe.microbatch_size);
+                                               options_.recipe.microbatch_size, [this] {
+                                                 ++activity_;
+                                                 ReportState(TrainPhase::kTraining, false);
+                                               });
   flops_per_token_ = FlopsPerToken(setup_.model, setup_.dataset->row_length());
   return absl::OkStatus();
 }
@@ -343,7 +347,8 @@ void TrainRun::Impl::ReportState(TrainPhase phase, bool always) {
                  .total_steps = setup_.total_steps,
                  .resumed_from = resumed_from_,
                  .dataset_digest = setup_.dataset->digest(),
-                 .skipped_lines = setup_.dataset->skipped_lines()});
+                 .skipped_lines = setup_.dataset->skipped_lines(),
+                 .activity = activity_});
 }
 
 absl::Status TrainRun::Impl::NotFinite(int64_t step, const StepResult& result) const {
