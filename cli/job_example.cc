@@ -12,8 +12,9 @@ name: tang-26m                 # [a-z0-9-], at most 63; unique among live jobs
 
 # recipe: minimind3            # minimind2 | minimind3: what this file leaves out takes what that
                                # release of the reference has (shape, eps, norms, schedule, rate,
-                               # epochs, lengths): take out the lines that it shall decide.
-                               # `job submit --dry-run` and `job get` show what it came to
+                               # epochs, lengths; for conversations those of its fine-tuning): take
+                               # out the lines that it shall decide. `job submit --dry-run` and
+                               # `job get` show what it came to
 
 model:                         # config.json's names; what is left out takes MiniMind's defaults
   hidden_size: 512
@@ -34,11 +35,17 @@ model:                         # config.json's names; what is left out takes Min
 data:
   path: /data/pretrain_hq.jsonl  # one JSON object a line, in UTF-8; .jsonl, .jsonl.gz, .jsonl.zst,
                                # or a folder of such files
+  # format: conversations      # text (the default): a field `text`; conversations: a list
+                               # `conversations` of {role, content}, rendered by the chat template
+                               # of the tokenizer's folder, with a loss on the assistant's turns
   # more_paths: [/data/more]   # read after it
   tokenizer: /data/tokenizer     # a folder with tokenizer.json, or that file
   max_seq_len: 512
   packing: false               # true: texts joined into full rows (faster); false: one text a row
   # add_bos_eos: true          # bos before and eos after each text, as MiniMind-3; default false
+  # random_system_fraction: 0.2     # of conversations, as the reference, default 0: the share that
+                                    # gets a system line,
+  # drop_empty_think_fraction: 0.8  # and the share whose empty think blocks are left out
   malformed_lines: refuse      # refuse | skip: lines that cannot be read, not UTF-8, …
   validation_fraction: 0       # share of the rows, up to 0.5, held out of training; their loss is
                                # computed at every checkpoint

@@ -54,8 +54,10 @@ TEST_F(JobFileTest, ExampleIsAJobFile) {
   EXPECT_EQ(file->spec.checkpoint().dir(), "/data/checkpoints");
   EXPECT_EQ(file->spec.max_failures(), 3);
   EXPECT_TRUE(file->notes.empty()) << "all its paths are absolute";
-  for (const char* shown : {"recipe: minimind3", "add_bos_eos: true", "schedule: cosine_from_lr",
-                            "num_experts: 4", "router_aux_loss_coef: 5e-4"}) {
+  for (const char* shown :
+       {"recipe: minimind3", "format: conversations", "add_bos_eos: true",
+        "schedule: cosine_from_lr", "random_system_fraction: 0.2", "drop_empty_think_fraction: 0.8",
+        "num_experts: 4", "router_aux_loss_coef: 5e-4"}) {
     EXPECT_THAT(ExampleJobFile(), HasSubstr(shown));
   }
 }

@@ -6,6 +6,7 @@
 #include "absl/strings/str_cat.h"
 #include "common/check.h"
 #include "common/status_macros.h"
+#include "worker/data/conversation_encoder.h"
 #include "worker/tokenizer/tokenizer.h"
 
 namespace mindforge {
@@ -43,17 +44,25 @@ absl::StatusOr<std::unique_ptr<Dataset>> Dataset::Open(DatasetOptions options) {
   ASSIGN_OR_RETURN(dataset->tokenizer_, Tokenizer::Load(options.tokenizer_path));
   FillIds(*dataset->tokenizer_, options);
   RETURN_IF_ERROR(CheckOptions(options, dataset->tokenizer_->vocab_size()));
+  std::unique_ptr<ConversationEncoder> conversations;
+  if (options.conversations.has_value()) {
+    ASSIGN_OR_RETURN(conversations,
+                     ConversationEncoder::For(*dataset->tokenizer_, *options.conversations));
+    dataset->answers_ = conversations->answers();
+  }
   std::vector<std::string> paths = {options.path};
   paths.insert(paths.end(), options.more_paths.begin(), options.more_paths.end());
   ASSIGN_OR_RETURN(dataset->cache_, TokenCache::Open({.paths = std::move(paths),
                                                       .malformed = options.malformed,
                                                       .cache_dir = options.cache_dir,
                                                       .threads = options.threads,
-                                                      .progress = options.progress},
+                                                      .progress = options.progress,
+                                                      .encoder = conversations.get()},
                                                      *dataset->tokenizer_));
   const RowOptions rows{.max_seq_len = options.max_seq_len,
                         .packing = options.packing,
                         .add_bos_eos = options.add_bos_eos,
+                        .answers = dataset->answers_ ? &*dataset->answers_ : nullptr,
                         .pad_id = *options.pad_id,
                         .bos_id = *options.bos_id,
                         .eos_id = *options.eos_id};
@@ -67,6 +76,20 @@ Dataset::~Dataset() = default;
 
 int64_t Dataset::vocab_size() const { return tokenizer_->vocab_size(); }
 const std::string& Dataset::tokenizer_digest() const { return tokenizer_->digest(); }
+
+AnswersFound Dataset::LookForAnswers(int64_t rows) const {
+  AnswersFound found;
+  if (!answers_.has_value() || options_.packing) return found;
+  std::vector<int64_t> ids;
+  for (int64_t row = 0; row < sequences(); ++row) {
+    if (row >= rows && found.without < found.rows) break;
+    ids.resize(std::min(cache_->DocumentLength(row), options_.max_seq_len));
+    cache_->CopyIds(row, 0, absl::MakeSpan(ids));
+    ++found.rows;
+    found.without += !answers_->HasAny(absl::MakeConstSpan(ids));
+  }
+  return found;
+}
 
 void Dataset::FillMicrobatch(absl::Span<const int64_t> sequences,
                              const MicrobatchBuffers& out) const {

@@ -13,6 +13,7 @@
 #include "absl/status/statusor.h"
 #include "absl/types/span.h"
 #include "worker/data/answer_mask.h"
+#include "worker/data/conversation_options.h"
 #include "worker/data/row_layout.h"
 #include "worker/data/token_cache.h"
 
@@ -35,6 +36,14 @@ struct DatasetOptions {
   std::vector<std::string> more_paths;  // read after `path`
   MalformedLines malformed = MalformedLines::kRefuse;
   bool add_bos_eos = false;  // around each text
+  // Set: a line is a conversation, not a text.
+  std::optional<ConversationOptions> conversations;
+};
+
+// What a look at a dataset of conversations found.
+struct AnswersFound {
+  int64_t rows = 0;     // looked at
+  int64_t without = 0;  // whose ids within max_seq_len have no answer: nothing is learned from them
 };
 
 // The rows of one dataset. Immutable, safe from any thread.
@@ -63,6 +72,10 @@ class Dataset {
   int64_t bos_id() const { return *options_.bos_id; }
   int64_t eos_id() const { return *options_.eos_id; }
 
+  // Looks at the first `rows` conversations, in pad mode, and on until one with an answer; nothing
+  // where rows are texts or packed.
+  AnswersFound LookForAnswers(int64_t rows) const;
+
   // Fills the first `sequences.size()` rows of the buffers. REQUIRES: indices in [0, sequences()),
   // buffers large enough.
   void FillMicrobatch(absl::Span<const int64_t> sequences, const MicrobatchBuffers& out) const;
@@ -72,6 +85,7 @@ class Dataset {
   DatasetOptions options_;
   std::unique_ptr<Tokenizer> tokenizer_;
   std::unique_ptr<TokenCache> cache_;
+  std::optional<AnswerMask> answers_;
   std::unique_ptr<RowLayout> layout_;
 };
 

@@ -106,18 +106,42 @@ absl::Status CheckPaths(const TrainDataOptions& data) {
   return violations.empty() ? absl::OkStatus() : InvalidArgument(violations);
 }
 
+// Says of how many conversations nothing can be learned. INVALID_ARGUMENT: of none can anything.
+absl::Status CheckAnswers(const Dataset& dataset, int64_t max_seq_len, ProgressSink& sink) {
+  constexpr int64_t kLookedAt = 10000;
+  const AnswersFound found = dataset.LookForAnswers(kLookedAt);
+  if (found.without == 0) return absl::OkStatus();
+  const std::string what = absl::StrCat(" no answer within ", max_seq_len, " tokens");
+  if (found.without == found.rows) {
+    return InvalidArgument("data.max_seq_len",
+                           absl::StrCat("of ", found.rows,
+                                        " conversations none has an answer "
+                                        "that begins within ",
+                                        max_seq_len, " tokens: nothing to train on; raise it"));
+  }
+  sink.OnLog(LogSeverity::kWARNING,
+             absl::StrCat(found.without, " of ", found.rows, " conversations",
+                          found.without == 1 ? " has" : " have", what,
+                          " (data.max_seq_len): nothing is learned from ",
+                          found.without == 1 ? "it" : "them"));
+  return absl::OkStatus();
+}
+
 absl::StatusOr<std::unique_ptr<Dataset>> OpenDataset(const TrainOptions& options,
                                                      ProgressSink& sink) {
   RETURN_IF_ERROR(CheckPaths(options.data));
-  if (options.data.conversations) {
-    return InvalidArgument("data.format", "conversations is nothing that this worker can train on");
-  }
   DatasetOptions dataset{.path = options.data.path,
                          .tokenizer_path = options.data.tokenizer,
                          .max_seq_len = options.data.max_seq_len,
                          .packing = options.data.packing,
                          .cache_dir = options.data.cache_dir};
   dataset.add_bos_eos = options.data.add_bos_eos;
+  if (options.data.conversations) {
+    dataset.conversations =
+        ConversationOptions{.random_system_fraction = options.data.random_system_fraction,
+                            .drop_empty_think_fraction = options.data.drop_empty_think_fraction,
+                            .seed = options.recipe.seed};
+  }
   dataset.more_paths = options.data.more_paths;
   if (options.data.skip_malformed_lines) dataset.malformed = MalformedLines::kSkip;
   dataset.progress = [&sink](const TokenCacheProgress& progress) {
@@ -133,6 +157,7 @@ absl::StatusOr<std::unique_ptr<Dataset>> OpenDataset(const TrainOptions& options
                absl::StrCat(lines, lines == 1 ? " malformed line was" : " malformed lines were",
                             " left out (data.malformed_lines: skip)"));
   }
+  RETURN_IF_ERROR(CheckAnswers(**opened, options.data.max_seq_len, sink));
   return opened;
 }
 
