@@ -2,7 +2,9 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <numeric>
 #include <random>
+#include <utility>
 #include <vector>
 
 #include "worker/kernels/train_kernels.h"
@@ -45,16 +47,17 @@ double Probe(const TrainKernels<float>& kernels, const RouterShape& shape,
 }
 
 TEST_P(MoeKernelsTest, RouterBackwardAgreesWithFiniteDifferences) {
-  for (const bool normalize : {true, false}) {
+  for (const auto& [top_k, normalize] :
+       {std::pair{2, true}, std::pair{2, false}, std::pair{1, true}, std::pair{1, false}}) {
     const RouterShape shape{
-        .tokens = 6, .hidden = 20, .experts = 5, .top_k = 2, .normalize = normalize};
+        .tokens = 6, .hidden = 20, .experts = 5, .top_k = top_k, .normalize = normalize};
     std::vector<float> x = Random(6 * 20, 1);
     const std::vector<float> w = Random(5 * 20, 2);
-    const std::vector<float> factors = Random(12, 3);
+    const std::vector<float> factors = Random(6 * top_k, 3);
     const std::vector<float> balance = Random(5, 4);
-    std::vector<float> scores(30), weights(12), d_logits(30), dw(100);
-    std::vector<int32_t> chosen(12), slots(12);
-    for (int32_t i = 0; i < 12; ++i) slots[i] = i;
+    std::vector<float> scores(30), weights(6 * top_k), d_logits(30), dw(100);
+    std::vector<int32_t> chosen(6 * top_k), slots(6 * top_k);
+    std::iota(slots.begin(), slots.end(), 0);
     const std::vector<int32_t> rows(6, 0);
     kernels().route({}, shape, x.data(), w.data(), scores.data(), chosen.data(), weights.data());
     const RouterGradient gradient{scores.data(),  chosen.data(),  weights.data(), slots.data(),
@@ -84,6 +87,21 @@ TEST_P(MoeKernelsTest, TiesGoToTheLowestExpert) {
   kernels().route({}, shape, x.data(), w.data(), scores.data(), chosen.data(), weights.data());
   EXPECT_EQ(chosen, (std::vector<int32_t>{6, 0, 1}));
   EXPECT_NEAR(weights[0] + weights[1] + weights[2], 1, 1e-6);
+}
+
+// The reference divides by the score itself: whoever is chosen weighs 1, and the router learns
+// from the balance loss alone.
+TEST_P(MoeKernelsTest, OneNormalizedChoiceWeighsOneAndTeachesTheRouterNothing) {
+  const RouterShape shape{.tokens = 4, .hidden = 20, .experts = 5, .top_k = 1, .normalize = true};
+  const std::vector<float> x = Random(80, 1), w = Random(100, 2), d_weights = Random(4, 3);
+  std::vector<float> scores(20), weights(4), d_logits(20, 7.0f);
+  std::vector<int32_t> chosen(4), slots = {0, 1, 2, 3};
+  kernels().route({}, shape, x.data(), w.data(), scores.data(), chosen.data(), weights.data());
+  EXPECT_EQ(weights, std::vector<float>(4, 1.0f));
+  RouterGradient gradient{scores.data(), chosen.data(), weights.data(), slots.data(),
+                          d_weights.data()};
+  kernels().route_backward({}, shape, gradient, d_logits.data());
+  EXPECT_EQ(d_logits, std::vector<float>(20, 0.0f));
 }
 
 TEST_P(MoeKernelsTest, RowsGoToTheirSlotsAndComeBackSummed) {

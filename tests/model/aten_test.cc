@@ -47,7 +47,7 @@ double Cosine(const at::Tensor& a, const at::Tensor& b) {
 }
 
 TEST(AtenMinimind, MoeLogitsAndAuxiliaryLossAreTheReferences) {
-  for (const std::string name : {"moe_seq_aux", "moe_batch_aux"}) {
+  for (const std::string name : {"moe_seq_aux", "moe_batch_aux", "moe3"}) {
     const auto tensors = golden::Tensors(name);
     const auto model = Make(golden::Config(name));
     golden::Load(tensors, "weights.", *model);

@@ -59,5 +59,32 @@ TEST(ExpertSlots, BalanceOfTheBatchIsTheReferences) {
   EXPECT_NEAR(slots.balance[3], 0.5 * 1.5 / 3, 1e-7);
 }
 
+TEST(ExpertSlots, BalanceOfMiniMind3AddsTheChoicesOfATokenUp) {
+  ModelConfig config;
+  config.use_moe = true;
+  config.moe_family = MoeFamily::kMinimind3;
+  config.n_routed_experts = 3;
+  config.num_experts_per_tok = 2;
+  config.aux_loss_alpha = 0.5;
+  config.seq_aux = false;
+  ExpertSlots slots = Routed();
+  const int64_t starts[] = {0, 2, 3};
+  const double loss = SetBalance(BalanceOf(config), 2, starts, 1.0f, slots);
+  // load = (3, 1, 2) / 3, summed over the two choices; P = (1.0, 0.6, 1.4) / 3.
+  EXPECT_NEAR(loss, 0.5 * 3 * (3 * 1.0 + 1 * 0.6 + 2 * 1.4) / 9, 1e-6);
+  EXPECT_NEAR(slots.balance[0], 0.5 * 3 * (3.0 / 3) / 3, 1e-7);
+  EXPECT_NEAR(slots.balance[3 + 1], 0.5 * 3 * (1.0 / 3) / 3, 1e-7);
+}
+
+TEST(ExpertSlots, BalanceOfMiniMind2IsAsConfigured) {
+  ModelConfig config;
+  config.aux_loss_alpha = 0.3;
+  config.num_experts_per_tok = 3;
+  EXPECT_EQ(BalanceOf(config).alpha, 0.3);
+  EXPECT_TRUE(BalanceOf(config).per_sequence);
+  config.seq_aux = false;
+  EXPECT_FALSE(BalanceOf(config).per_sequence);
+}
+
 }  // namespace
 }  // namespace mindforge

@@ -41,6 +41,15 @@ Feature QkNorm() {
   return f;
 }
 
+// Wider than the fused kernels take: the plain attention computes them.
+Feature WideHeads() {
+  Feature f{"wide_heads"};
+  f.config.head_dim = 260;
+  f.config.num_attention_heads = 2;
+  f.config.num_key_value_heads = 1;
+  return f;
+}
+
 Feature Experts(bool seq_aux) {
   Feature f{seq_aux ? "moe_seq_aux" : "moe_batch_aux"};
   f.config.use_moe = true;
@@ -54,6 +63,20 @@ Feature Dropout(bool moe) {
   Feature f{moe ? "dropout_moe" : "dropout"};
   f.config.dropout = 0.2;
   f.config.use_moe = moe;
+  return f;
+}
+
+// Heads and experts of sizes of their own.
+Feature Minimind3Experts(int64_t chosen) {
+  Feature f{"moe3_top_" + std::to_string(chosen)};
+  f.config.qk_norm = true;
+  f.config.head_dim = 20;
+  f.config.use_moe = true;
+  f.config.moe_family = MoeFamily::kMinimind3;
+  f.config.moe_intermediate_size = 40;
+  f.config.num_experts_per_tok = chosen;
+  f.config.n_shared_experts = 0;
+  f.config.seq_aux = false;
   return f;
 }
 
@@ -241,7 +264,8 @@ TEST_P(Features, PaddedKeysChangeNothingForTheOthers) {
 }
 
 INSTANTIATE_TEST_SUITE_P(All, Features,
-                         ::testing::Values(QkNorm(), Experts(true), Experts(false), Dropout(false),
+                         ::testing::Values(QkNorm(), WideHeads(), Experts(true), Experts(false),
+                                           Minimind3Experts(1), Minimind3Experts(2), Dropout(false),
                                            Dropout(true), Lora(false), Lora(true), Everything()),
                          [](const auto& info) { return info.param.name; });
 
@@ -266,10 +290,10 @@ TEST_P(GoldenExperts, LogitsAndBalanceLossAreWithinTwentyMillionths) {
               tensors.at("aux_loss").item<double>(), 2e-5);
 }
 
-INSTANTIATE_TEST_SUITE_P(All, GoldenExperts,
-                         ::testing::Combine(::testing::Values("moe_seq_aux", "moe_batch_aux"),
-                                            ::testing::Values(AttentionPath::kFused,
-                                                              AttentionPath::kPlain)));
+INSTANTIATE_TEST_SUITE_P(
+    All, GoldenExperts,
+    ::testing::Combine(::testing::Values("moe_seq_aux", "moe_batch_aux", "moe3"),
+                       ::testing::Values(AttentionPath::kFused, AttentionPath::kPlain)));
 
 TEST(Experts, WithoutTokensHaveNoGradientAndTiesGoToTheLowest) {
   Feature f = Experts(false);

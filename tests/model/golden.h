@@ -13,7 +13,7 @@
 #include <vector>
 
 #include "nlohmann/json.hpp"
-#include "worker/formats/model_config.h"
+#include "tests/fakes/golden_config.h"
 #include "worker/model/minimind.h"
 
 namespace mindforge::golden {
@@ -54,7 +54,8 @@ inline std::map<std::string, at::Tensor> Tensors(const std::string& name) {
 inline nlohmann::json Index() { return nlohmann::json::parse(Slurp(Path("index.json"))); }
 
 inline ModelConfig Config(const std::string& name) {
-  return ParseModelConfig(Index().at(name).at("config"), nullptr).value();
+  return GoldenConfig(Index().at(name).at("config"),
+                      Tensors(name).contains("weights.model.layers.0.self_attn.q_norm.weight"));
 }
 
 // Copies the tensors `prefix` + parameter name into the model.

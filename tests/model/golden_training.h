@@ -33,7 +33,7 @@ inline void ExpectFinalWeights(const std::map<std::string, at::Tensor>& tensors,
   EXPECT_LT(static_cast<double>(far), 0.001 * static_cast<double>(model.parameter_count()));
 }
 
-// `name` is train_dense or train_moe; the model has its configuration.
+// `name` is one of the train_ entries; the model has its configuration.
 inline void ExpectTraining(const std::string& name, Minimind& model) {
   const auto tensors = Tensors(name);
   const auto index = Index().at(name);

@@ -49,6 +49,19 @@ std::vector<Kind> Kinds() {
   kinds.back().config.n_routed_experts = 6;
   kinds.back().config.num_experts_per_tok = 3;
   kinds.back().config.qk_norm = true;
+  for (const int64_t chosen : {1, 2}) {
+    kinds.push_back({"moe of MiniMind-3, top-" + std::to_string(chosen), SmallConfig()});
+    ModelConfig& config = kinds.back().config;
+    config.use_moe = true;
+    config.moe_family = MoeFamily::kMinimind3;
+    config.moe_intermediate_size = 160;
+    config.num_experts_per_tok = chosen;
+    config.n_shared_experts = 0;
+    config.seq_aux = false;
+    config.qk_norm = true;
+    config.head_dim = 96;
+    config.rms_norm_eps = 1e-6;
+  }
   kinds.push_back({"adapters", SmallConfig(), 8});
   kinds.push_back({"dropout", SmallConfig()});
   kinds.back().config.dropout = 0.1;
@@ -160,7 +173,7 @@ TEST_F(GpuTest, RunsRepeatTheirBits) {
 }
 
 TEST_F(GpuTest, TrainsAsTheReference) {
-  for (const char* name : {"train_dense", "train_moe"}) {
+  for (const char* name : {"train_dense", "train_moe", "train_dense3", "train_moe3"}) {
     SCOPED_TRACE(name);
     golden::ExpectTraining(name, *Minimind::Create(golden::Config(name), kCuda, {}).value());
   }
@@ -192,12 +205,13 @@ TEST_F(GpuTest, OptimizerAgreesWithTheCpu) {
 }
 
 TEST_F(GpuTest, LogitsAreTheReferences) {
-  for (const std::string name : {"dense", "yarn", "yarn_minimind", "moe_seq_aux"}) {
+  for (const std::string name :
+       {"dense", "yarn", "yarn_minimind", "moe_seq_aux", "dense3", "moe3"}) {
     const auto tensors = golden::Tensors(name);
     const auto model = Minimind::Create(golden::Config(name), kCuda, {}).value();
     golden::Load(tensors, "weights.", *model);
     const at::Tensor logits = model->Logits(tensors.at("input_ids")).value().cpu();
-    const bool moe = name == "moe_seq_aux";
+    const bool moe = name.starts_with("moe");
     EXPECT_LT(golden::LargestDifference(logits, tensors.at(moe ? "logits_eval" : "logits")), 2e-5)
         << name;
   }

@@ -80,6 +80,28 @@ TEST(Layout, PlacesExpertsRouterAndSharedExpertsAsListed) {
   EXPECT_EQ(offsets.end, config.ParameterCount());
 }
 
+TEST(Layout, PlacesExpertsOfAWidthOfTheirOwn) {
+  ModelConfig config = Tiny();
+  config.use_moe = true;
+  config.moe_family = MoeFamily::kMinimind3;
+  config.n_shared_experts = 0;
+  config.moe_intermediate_size = 24;
+  const auto views = ByName(config, 0);
+  const ModelOffsets offsets = Offsets(config, 0);
+  const LayerOffsets& layer = offsets.layers[1];
+  const std::string prefix = "model.layers.1.mlp.";
+  EXPECT_EQ(views.at(prefix + "experts.3.up_proj.weight").shape, (std::vector<int64_t>{24, 32}));
+  EXPECT_EQ(views.at(prefix + "experts.3.down_proj.weight").shape, (std::vector<int64_t>{32, 24}));
+  EXPECT_EQ(layer.experts[3].down, views.at(prefix + "experts.3.down_proj.weight").offset);
+  EXPECT_EQ(layer.router, views.at(prefix + "gate.weight").offset);
+  EXPECT_TRUE(layer.shared.empty());
+  EXPECT_EQ(offsets.end, config.ParameterCount());
+  // An expert that is as wide as the hidden size carries adapters, whatever a dense MLP would be.
+  config.moe_intermediate_size = 32;
+  EXPECT_TRUE(ByName(config, 4).contains(prefix + "experts.0.gate_proj.lora.A.weight"));
+  EXPECT_TRUE(Offsets(config, 4).layers[1].experts[0].gate_adapter.present());
+}
+
 TEST(Layout, PlacesAdaptersOfSquareProjectionsBehindEverything) {
   ModelConfig config = Tiny();
   config.num_key_value_heads = 4;

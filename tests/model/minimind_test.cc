@@ -45,10 +45,10 @@ TEST_P(GoldenLogits, AreWithinTwentyMillionths) {
             2e-5);
 }
 
-INSTANTIATE_TEST_SUITE_P(All, GoldenLogits,
-                         ::testing::Combine(::testing::Values("dense", "yarn", "yarn_minimind"),
-                                            ::testing::Values(AttentionPath::kFused,
-                                                              AttentionPath::kPlain)));
+INSTANTIATE_TEST_SUITE_P(
+    All, GoldenLogits,
+    ::testing::Combine(::testing::Values("dense", "yarn", "yarn_minimind", "dense3"),
+                       ::testing::Values(AttentionPath::kFused, AttentionPath::kPlain)));
 
 TEST(Minimind, ContinuesGreedilyAsTheReference) {
   const auto tensors = golden::Tensors("greedy");

@@ -25,13 +25,14 @@ TEST_P(GoldenTraining, SixStepsAsTheReference) {
   golden::ExpectTraining(name, *Minimind::Create(golden::Config(name), kCpu, options).value());
 }
 
-INSTANTIATE_TEST_SUITE_P(All, GoldenTraining,
-                         ::testing::Combine(::testing::Values("train_dense", "train_moe"),
-                                            ::testing::Values(AttentionPath::kFused,
-                                                              AttentionPath::kPlain)));
+INSTANTIATE_TEST_SUITE_P(
+    All, GoldenTraining,
+    ::testing::Combine(::testing::Values("train_dense", "train_moe", "train_dense3", "train_moe3"),
+                       ::testing::Values(AttentionPath::kFused, AttentionPath::kPlain)));
 
 TEST(Training, SixStepsAsTheReferenceComposed) {
-  for (const char* name : {"train_dense", "train_moe"}) {
+  for (const char* name : {"train_dense", "train_moe", "train_dense3", "train_moe3"}) {
+    SCOPED_TRACE(name);
     golden::ExpectTraining(name, *MakeAtenMinimind(golden::Config(name), kCpu, {}));
   }
 }

@@ -8,11 +8,12 @@
 namespace mindforge {
 namespace {
 
-constexpr int64_t kMaxSize = int64_t{1} << 24;  // of any dimension: products stay far from overflow
+constexpr int64_t kMaxSize = int64_t{1} << 24;  // of any dimension
 constexpr int64_t kMaxLayers = 4096;
 constexpr int64_t kMaxHeads = 4096;
 constexpr int64_t kMaxExperts = 1024;
 constexpr int64_t kMaxPositions = int64_t{1} << 30;
+constexpr int64_t kMaxParameters = int64_t{1} << 40;  // 4 TiB of float32, far from overflow
 
 // Gathers problems of one configuration.
 class Checker {
@@ -48,30 +49,51 @@ void CheckRope(const ModelConfig& config, Checker* check) {
   check->Positive(scaling.attention_factor, "rope_scaling.attention_factor");
 }
 
+// Names the fields as the family's config.json does.
 void CheckMoe(const ModelConfig& config, Checker* check) {
   if (!config.use_moe) return;
-  check->Between(config.n_routed_experts, 1, kMaxExperts, "n_routed_experts");
-  check->Between(config.n_shared_experts, 0, kMaxExperts, "n_shared_experts");
+  const bool third = config.moe_family == MoeFamily::kMinimind3;
+  check->Between(config.n_routed_experts, 1, kMaxExperts,
+                 third ? "num_experts" : "n_routed_experts");
   check->Between(config.num_experts_per_tok, 1, std::max<int64_t>(config.n_routed_experts, 1),
                  "num_experts_per_tok");
   check->Require(std::isfinite(config.aux_loss_alpha) && config.aux_loss_alpha >= 0,
-                 "aux_loss_alpha",
+                 third ? "router_aux_loss_coef" : "aux_loss_alpha",
                  absl::StrCat("must not be negative, it is ", config.aux_loss_alpha));
-  check->Between(config.moe_intermediate_size, 0, kMaxSize, "moe_intermediate_size");
-  if (config.moe_family == MoeFamily::kMinimind2) {
-    check->Require(
-        config.moe_intermediate_size == 0, "moe_intermediate_size",
-        absl::StrCat("is a field of MiniMind-3's mixture: MiniMind2's experts are as wide "
-                     "as intermediate_size, it is ",
-                     config.moe_intermediate_size));
+  if (!third) {
+    check->Between(config.n_shared_experts, 0, kMaxExperts, "n_shared_experts");
+    check->Require(config.moe_intermediate_size == 0, "moe_intermediate_size",
+                   absl::StrCat("is MiniMind-3's: MiniMind2's experts are as wide as ",
+                                "intermediate_size; it is ", config.moe_intermediate_size));
     return;
   }
+  check->Between(config.moe_intermediate_size, 0, kMaxSize, "moe_intermediate_size");
   check->Require(config.n_shared_experts == 0, "n_shared_experts",
                  absl::StrCat("must be 0: MiniMind-3's mixture has no shared experts, it is ",
                               config.n_shared_experts));
   check->Require(!config.seq_aux, "seq_aux",
                  "must be false: MiniMind-3's mixture takes its auxiliary loss over all tokens of "
                  "the microbatch");
+}
+
+// In float64 where int64 could overflow.
+template <typename Number>
+Number CountParameters(const ModelConfig& c) {
+  const auto hidden = static_cast<Number>(c.hidden_size);
+  const auto dim = static_cast<Number>(c.HeadDim());
+  const Number query = static_cast<Number>(c.num_attention_heads) * dim;
+  const Number key = static_cast<Number>(c.num_key_value_heads) * dim;
+  const Number attention = hidden * (query + 2 * key) + query * hidden + (c.qk_norm ? 2 * dim : 0);
+  const auto routed = static_cast<Number>(c.n_routed_experts);
+  const Number feed_forward = c.use_moe
+                                  ? (routed + static_cast<Number>(c.n_shared_experts)) * 3 *
+                                            hidden * static_cast<Number>(c.MoeIntermediateSize()) +
+                                        routed * hidden
+                                  : 3 * hidden * static_cast<Number>(c.IntermediateSize());
+  const Number embedding = static_cast<Number>(c.vocab_size) * hidden;
+  return embedding * (c.tie_word_embeddings ? 1 : 2) +
+         static_cast<Number>(c.num_hidden_layers) * (attention + feed_forward + 2 * hidden) +
+         hidden;
 }
 
 }  // namespace
@@ -90,19 +112,11 @@ int64_t ModelConfig::MoeIntermediateSize() const {
   return moe_intermediate_size > 0 ? moe_intermediate_size : IntermediateSize();
 }
 
-int64_t ModelConfig::ParameterCount() const {
-  const int64_t query = num_attention_heads * HeadDim();
-  const int64_t key = num_key_value_heads * HeadDim();
-  const int64_t attention =
-      hidden_size * (query + 2 * key) + query * hidden_size + (qk_norm ? 2 * HeadDim() : 0);
-  const int64_t feed_forward =
-      use_moe ? (n_routed_experts + n_shared_experts) * 3 * hidden_size * MoeIntermediateSize() +
-                    n_routed_experts * hidden_size
-              : 3 * hidden_size * IntermediateSize();
-  const int64_t embedding = vocab_size * hidden_size;
-  return embedding * (tie_word_embeddings ? 1 : 2) +
-         num_hidden_layers * (attention + feed_forward + 2 * hidden_size) + hidden_size;
+bool ModelConfig::NormalizesTopK() const {
+  return norm_topk_prob && (num_experts_per_tok > 1 || moe_family == MoeFamily::kMinimind3);
 }
+
+int64_t ModelConfig::ParameterCount() const { return CountParameters<int64_t>(*this); }
 
 std::optional<RopeScaling> ModelConfig::EffectiveRopeScaling() const {
   if (rope_scaling.has_value()) return rope_scaling;
@@ -146,6 +160,11 @@ std::vector<ModelConfigProblem> ValidateModelConfig(const ModelConfig& config) {
   }
   CheckRope(config, &check);
   CheckMoe(config, &check);
+  if (!check.problems.empty()) return std::move(check.problems);
+  const auto parameters = CountParameters<double>(config);
+  check.Require(parameters <= static_cast<double>(kMaxParameters), "hidden_size",
+                absl::StrCat("and the other sizes make a model of ", parameters,
+                             " parameters; at most ", kMaxParameters, " can be built"));
   return std::move(check.problems);
 }
 

@@ -69,6 +69,8 @@ struct ModelConfig {
   int64_t IntermediateSize() const;
   // The inner width of one expert of a mixture.
   int64_t MoeIntermediateSize() const;
+  // Whether a token's weights of the experts are divided by (their sum + 1e-20).
+  bool NormalizesTopK() const;
   // Number of trained scalars, a tied head counted once.
   int64_t ParameterCount() const;
   // The scaling in force: `rope_scaling`, or MiniMind's own when only inference_rope_scaling is

@@ -29,7 +29,7 @@ CpuMoe::CpuMoe(const ModelConfig& config, InferDtype dtype, InferIsa isa, Thread
       per_token_(config.num_experts_per_tok),
       scores_stride_(RoundUp(experts_, kPanelColumns)),
       hidden_stride_(RoundUp(hidden_, 2)),
-      inner_stride_(RoundUp(config.IntermediateSize(), 2)),
+      inner_stride_(RoundUp(config.MoeIntermediateSize(), 2)),
       team_(team) {}
 
 absl::StatusOr<std::unique_ptr<CpuMoe>> CpuMoe::Create(const ModelConfig& config, InferDtype dtype,
@@ -122,7 +122,7 @@ void CpuMoe::Choose(float* scores, Choice* chosen) const {
     chosen[j] = {best, scores[best]};
     sum += scores[best];
   }
-  if (!config_.norm_topk_prob || per_token_ == 1) return;
+  if (!config_.NormalizesTopK()) return;
   for (int64_t j = 0; j < per_token_; ++j) chosen[j].weight /= sum + kTinySum;
 }
 

@@ -10,7 +10,7 @@ at::Tensor TorchMixture::operator()(const at::Tensor& x) const {
   const at::Tensor scores = at::softmax(at::linear(x.to(at::kFloat), router), -1);
   const auto [sorted, order] = at::sort(scores, /*stable=*/true, -1, /*descending=*/true);
   at::Tensor weights = sorted.narrow(1, 0, k);  // [N, k]
-  if (normalise && k > 1) weights = weights / (weights.sum(-1, /*keepdim=*/true) + 1e-20);
+  if (normalise) weights = weights / (weights.sum(-1, /*keepdim=*/true) + 1e-20);
   const auto [chosen, ascending] = at::sort(order.narrow(1, 0, k), -1);
   weights = weights.gather(1, ascending);
 

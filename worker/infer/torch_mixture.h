@@ -24,7 +24,7 @@ struct TorchMixture {
   std::vector<TorchMlp> experts;
   std::vector<TorchMlp> shared_experts;
   int64_t per_token = 0;
-  bool normalise = true;
+  bool normalise = true;  // a token's weights sum to 1
 
   // [N, hidden] to the same. Routing is float32 and the lowest expert wins ties. A token's experts
   // are added in ascending order, without atomics, and the shared ones after them. Waits for the

@@ -219,7 +219,7 @@ absl::StatusOr<TorchLayer> TorchRunner::LoadLayer(const ModelFolder& folder, int
   const std::string mlp = prefix + "mlp.";
   if (config_.use_moe) {
     layer.mixture.per_token = config_.num_experts_per_tok;
-    layer.mixture.normalise = config_.norm_topk_prob;
+    layer.mixture.normalise = config_.NormalizesTopK();
     ASSIGN_OR_RETURN(layer.mixture.router, Weight(folder, mlp + "gate.weight", at::kFloat));
     ASSIGN_OR_RETURN(layer.mixture.experts,
                      LoadMlps(folder, mlp + "experts.", config_.n_routed_experts));

@@ -53,7 +53,7 @@ void Route(const Parallel& parallel, const RouterShape& r, const T* x, const flo
     ChooseExperts(r, s, choice);
     float total = 0;
     for (int64_t j = 0; j < r.top_k; ++j) total += s[choice[j]];
-    const float divisor = r.normalize && r.top_k > 1 ? total + kTiny : 1.0f;
+    const float divisor = r.normalize ? total + kTiny : 1.0f;
     for (int64_t j = 0; j < r.top_k; ++j) {
       weights[token * r.top_k + j] = s[choice[j]] / divisor;
     }
@@ -143,7 +143,7 @@ inline void RouteBackward(const Parallel& parallel, const RouterShape& r, const 
     }
     float through = 0;  // what all choices' weights share
     float divisor = 1;
-    if (r.normalize && r.top_k > 1) {
+    if (r.normalize) {
       divisor = kTiny;
       for (int64_t j = 0; j < r.top_k; ++j) {
         through += g.d_weights[g.slots[token * r.top_k + j]] * weight[j];

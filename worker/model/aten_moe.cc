@@ -3,12 +3,12 @@
 #include <ATen/Functions.h>
 #include <ATen/TensorOperators.h>
 
+#include "worker/model/expert_slots.h"
+
 namespace mindforge {
 namespace {
 
 constexpr double kNormEpsilon = 1e-20;
-
-bool Normalises(const AtenPass& pass) { return pass.config.norm_topk_prob && pass.sizes.top_k > 1; }
 
 // Calls f(expert's place, first of its sorted tokens, their number) for each routed expert.
 template <typename Function>
@@ -48,25 +48,27 @@ void Route(const AtenPass& pass, const MoePlace& place, const at::Tensor& x, Moe
       at::sort(state.scores, /*stable=*/true, /*dim=*/1, /*descending=*/true);
   state.raw = ranked.narrow(1, 0, pass.sizes.top_k);
   state.choices = experts.narrow(1, 0, pass.sizes.top_k).contiguous();
-  state.weights = Normalises(pass) ? state.raw / (state.raw.sum(1, /*keepdim=*/true) + kNormEpsilon)
-                                   : state.raw;
+  state.weights = pass.config.NormalizesTopK()
+                      ? state.raw / (state.raw.sum(1, /*keepdim=*/true) + kNormEpsilon)
+                      : state.raw;
   if (pass.routing != nullptr) pass.routing->push_back(state.choices.cpu());
 }
 
 void CountLoad(const AtenPass& pass, const MoePlace& place, MoeState& state) {
   const int64_t experts = pass.sizes.experts;
-  const int64_t groups = pass.config.seq_aux ? place.batch : 1;
+  const BalanceOptions balance = BalanceOf(pass.config);
+  const int64_t groups = balance.per_sequence ? place.batch : 1;
   const at::Tensor picks = Picks(pass, state.choices).view({groups, -1, experts});
   const double share = static_cast<double>(picks.size(1)) / static_cast<double>(experts);
   state.load = picks.sum(1).to(at::kFloat) / share;  // [groups, E]
   const at::Tensor mean = state.scores.view({groups, -1, experts}).mean(1);
-  state.auxiliary = (state.load * mean).sum(1).mean() * pass.config.aux_loss_alpha;
+  state.auxiliary = (state.load * mean).sum(1).mean() * balance.alpha;
 }
 
 // d scores f32 [n, E] of the weights' gradient f32 [n, k].
 at::Tensor ScoresBackward(const AtenPass& pass, const MoeState& state, const at::Tensor& dweights) {
   at::Tensor draw = dweights;
-  if (Normalises(pass)) {
+  if (pass.config.NormalizesTopK()) {
     const at::Tensor sum = state.raw.sum(1, /*keepdim=*/true) + kNormEpsilon;
     draw = (dweights - (dweights * state.weights).sum(1, /*keepdim=*/true)) / sum;
   }
@@ -74,7 +76,7 @@ at::Tensor ScoresBackward(const AtenPass& pass, const MoeState& state, const at:
   const int64_t groups = state.load.size(0);
   const auto tokens = static_cast<double>(state.scores.size(0));
   const at::Tensor balance =
-      state.load * (pass.auxiliary_scale * (pass.config.aux_loss_alpha / tokens));
+      state.load * (pass.auxiliary_scale * (BalanceOf(pass.config).alpha / tokens));
   return (dscores.view({groups, -1, pass.sizes.experts}) + balance.unsqueeze(1))
       .view({-1, pass.sizes.experts});
 }

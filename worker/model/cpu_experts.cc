@@ -9,7 +9,7 @@ namespace {
 template <typename T>
 RouterShape Router(const CpuPass<T>& pass) {
   return {pass.rows.tokens, pass.sizes.hidden, pass.sizes.experts, pass.sizes.top_k,
-          pass.config.norm_topk_prob};
+          pass.config.NormalizesTopK()};
 }
 
 // An expert's rows of a tensor of slots.
@@ -58,9 +58,8 @@ void ChooseExperts(CpuPass<T>& pass, int64_t layer) {
                      routing.chosen.data(), routing.weights.data());
   routing.Sort(s.experts, s.top_k, pass.buffers.slot_multiple());
   if (!pass.training || pass.config.aux_loss_alpha == 0) return;
-  pass.auxiliary_loss +=
-      SetBalance({s.experts, s.top_k, pass.config.aux_loss_alpha, pass.config.seq_aux},
-                 pass.rows.batch, pass.rows.starts.data(), pass.pass.loss_scale, routing);
+  pass.auxiliary_loss += SetBalance(BalanceOf(pass.config), pass.rows.batch,
+                                    pass.rows.starts.data(), pass.pass.loss_scale, routing);
 }
 
 // delta = the shared experts' sum.

@@ -35,6 +35,19 @@ void ExpertSlots::Sort(int64_t experts, int64_t top_k, int64_t multiple) {
   }
 }
 
+BalanceOptions BalanceOf(const ModelConfig& config) {
+  BalanceOptions options{.experts = config.n_routed_experts,
+                         .top_k = config.num_experts_per_tok,
+                         .alpha = config.aux_loss_alpha,
+                         .per_sequence = config.seq_aux};
+  if (config.moe_family == MoeFamily::kMinimind3) {
+    // Its load adds the k choices of a token up instead of taking their mean.
+    options.alpha *= static_cast<double>(config.num_experts_per_tok);
+    options.per_sequence = false;
+  }
+  return options;
+}
+
 double SetBalance(const BalanceOptions& o, int64_t batch, const int64_t* starts, float loss_scale,
                   ExpertSlots& slots) {
   const int64_t tokens = starts[batch];

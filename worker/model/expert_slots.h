@@ -5,6 +5,8 @@
 #include <cstdint>
 #include <vector>
 
+#include "worker/formats/model_config.h"
+
 namespace mindforge {
 
 // One layer's routing of one microbatch. The vectors keep their memory.
@@ -33,13 +35,17 @@ struct ExpertSlots {
   }
 };
 
-// How the balance loss counts, see reference.md.
+// How the auxiliary loss counts: alpha · Σ load · P, an expert's load being its share of the
+// choices, relative to an even one, in a sequence or in the microbatch.
 struct BalanceOptions {
   int64_t experts = 0;
   int64_t top_k = 0;
   double alpha = 0;
-  bool per_sequence = true;  // seq_aux
+  bool per_sequence = true;
 };
+
+// As the model's family has it.
+BalanceOptions BalanceOf(const ModelConfig& config);
 
 // alpha · balance of `slots`' choices, whose rows begin at tokens starts[0 … batch]; fills
 // slots.balance with its gradient, times `loss_scale`. REQUIRES: no row is empty.

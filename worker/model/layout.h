@@ -11,7 +11,8 @@ namespace mindforge {
 
 // Sizes that every backend needs, named once.
 struct ModelSizes {
-  int64_t layers, hidden, vocab, heads, kv_heads, head_dim, inner;
+  int64_t layers, hidden, vocab, heads, kv_heads, head_dim;
+  int64_t inner;      // of the feed-forward, or of each expert
   int64_t attention;  // heads · head_dim
   int64_t qkv;        // (heads + 2 · kv_heads) · head_dim, the fused projection's rows
   bool qk_norm;
@@ -25,7 +26,7 @@ struct ModelSizes {
         heads(c.num_attention_heads),
         kv_heads(c.num_key_value_heads),
         head_dim(c.HeadDim()),
-        inner(c.IntermediateSize()),
+        inner(c.use_moe ? c.MoeIntermediateSize() : c.IntermediateSize()),
         attention(heads * head_dim),
         qkv((heads + 2 * kv_heads) * head_dim),
         qk_norm(c.qk_norm),
