@@ -76,18 +76,17 @@ at::ScalarType ScalarOf(DType dtype) {
   }
 }
 
-// x normalised in float32, cast back, times weight.
+// x normalised and times weight, both in float32: the caller rounds once, at the end.
 at::Tensor RmsNorm(const at::Tensor& x, const at::Tensor& weight, double eps) {
   const at::Tensor wide = x.to(at::kFloat);
   const at::Tensor scale = at::rsqrt(wide.square().mean(-1, /*keepdim=*/true) + eps);
-  return (wide * scale).to(weight.scalar_type()) * weight;
+  return wide * scale * weight;
 }
 
-// Heads [N, heads, head_dim] turned by cos and sin [N, 1, head_dim / 2].
+// Heads [N, heads, head_dim] turned by cos and sin [N, 1, head_dim / 2], float32.
 at::Tensor Turn(const at::Tensor& x, const at::Tensor& cos, const at::Tensor& sin) {
   const std::vector<at::Tensor> halves = x.to(at::kFloat).chunk(2, -1);
-  return at::cat({halves[0] * cos - halves[1] * sin, halves[1] * cos + halves[0] * sin}, -1)
-      .to(x.scalar_type());
+  return at::cat({halves[0] * cos - halves[1] * sin, halves[1] * cos + halves[0] * sin}, -1);
 }
 
 class TorchRunner : public ModelRunner {
@@ -98,7 +97,7 @@ class TorchRunner : public ModelRunner {
         device_(options.device),
         dtype_(options.dtype == RunnerDtype::kFloat32 ? at::kFloat : at::kBFloat16) {
     numerics_id_ = absl::StrCat("torch-", DeviceKind(device_), "-",
-                                dtype_ == at::kFloat ? "f32" : "bf16", "-1");
+                                dtype_ == at::kFloat ? "f32" : "bf16", "-2");
   }
 
   absl::Status Load(const ModelFolder& folder);
@@ -141,6 +140,9 @@ class TorchRunner : public ModelRunner {
   absl::StatusOr<at::Tensor> Weight(const ModelFolder& folder, const std::string& name) const {
     return Weight(folder, name, dtype_);
   }
+  absl::StatusOr<at::Tensor> Norm(const ModelFolder& folder, const std::string& name) const {
+    return Weight(folder, name, at::kFloat);
+  }
   absl::StatusOr<at::Tensor> Weight(const ModelFolder& folder, const std::string& name,
                                     at::ScalarType dtype) const;
   absl::StatusOr<TorchMlp> LoadMlp(const ModelFolder& folder, const std::string& prefix) const;
@@ -150,6 +152,10 @@ class TorchRunner : public ModelRunner {
   Step Prepare(const StepBatch& batch) const;
   void PrepareDecodes(const std::vector<int64_t>& slots, const std::vector<int64_t>& lengths,
                       Step& step) const;
+  // As products read it.
+  at::Tensor Normed(const at::Tensor& x, const at::Tensor& weight) const {
+    return RmsNorm(x, weight, config_.rms_norm_eps).to(dtype_);
+  }
   at::Tensor Attention(const at::Tensor& x, const TorchLayer& layer, const Step& step) const;
   // query [R, heads, T, head_dim], keys and values [R, L, kv_heads, head_dim].
   at::Tensor Scored(const at::Tensor& query, const at::Tensor& keys, const at::Tensor& values,
@@ -205,11 +211,11 @@ absl::StatusOr<TorchLayer> TorchRunner::LoadLayer(const ModelFolder& folder, int
   const std::string prefix = absl::StrCat("model.layers.", index, ".");
   const std::string attention = prefix + "self_attn.";
   TorchLayer layer;
-  ASSIGN_OR_RETURN(layer.input_norm, Weight(folder, prefix + "input_layernorm.weight"));
-  ASSIGN_OR_RETURN(layer.post_norm, Weight(folder, prefix + "post_attention_layernorm.weight"));
+  ASSIGN_OR_RETURN(layer.input_norm, Norm(folder, prefix + "input_layernorm.weight"));
+  ASSIGN_OR_RETURN(layer.post_norm, Norm(folder, prefix + "post_attention_layernorm.weight"));
   if (config_.qk_norm) {
-    ASSIGN_OR_RETURN(layer.query_norm, Weight(folder, attention + "q_norm.weight"));
-    ASSIGN_OR_RETURN(layer.key_norm, Weight(folder, attention + "k_norm.weight"));
+    ASSIGN_OR_RETURN(layer.query_norm, Norm(folder, attention + "q_norm.weight"));
+    ASSIGN_OR_RETURN(layer.key_norm, Norm(folder, attention + "k_norm.weight"));
   }
   ASSIGN_OR_RETURN(const at::Tensor q, Weight(folder, attention + "q_proj.weight"));
   ASSIGN_OR_RETURN(const at::Tensor k, Weight(folder, attention + "k_proj.weight"));
@@ -242,7 +248,7 @@ absl::Status TorchRunner::Load(const ModelFolder& folder) {
     if (!config_.tie_word_embeddings) {
       ASSIGN_OR_RETURN(head_, Weight(folder, "lm_head.weight"));
     }
-    ASSIGN_OR_RETURN(final_norm_, Weight(folder, "model.norm.weight"));
+    ASSIGN_OR_RETURN(final_norm_, Norm(folder, "model.norm.weight"));
     for (int64_t i = 0; i < config_.num_hidden_layers; ++i) {
       ASSIGN_OR_RETURN(TorchLayer layer, LoadLayer(folder, i));
       layers_.push_back(std::move(layer));
@@ -316,8 +322,8 @@ at::Tensor TorchRunner::Attention(const at::Tensor& x, const TorchLayer& layer,
     query = RmsNorm(query, layer.query_norm, config_.rms_norm_eps);
     key = RmsNorm(key, layer.key_norm, config_.rms_norm_eps);
   }
-  query = Turn(query, step.cos, step.sin);
-  layer.keys.index_copy_(0, step.cache_index, Turn(key, step.cos, step.sin));
+  query = Turn(query, step.cos, step.sin).to(dtype_);
+  layer.keys.index_copy_(0, step.cache_index, Turn(key, step.cos, step.sin).to(dtype_));
   layer.values.index_copy_(0, step.cache_index, parts[2]);
 
   const at::Tensor out = at::empty({tokens, heads * dim}, x.options());
@@ -355,13 +361,12 @@ absl::Status TorchRunner::Compute(const StepBatch& batch, float* logits) {
   const Step step = Prepare(batch);
   at::Tensor x = embedding_.index_select(0, Indices(ids));  // [N, hidden]
   for (const TorchLayer& layer : layers_) {
-    x = x + Attention(RmsNorm(x, layer.input_norm, config_.rms_norm_eps), layer, step);
-    const at::Tensor normed = RmsNorm(x, layer.post_norm, config_.rms_norm_eps);
+    x = x + Attention(Normed(x, layer.input_norm), layer, step);
+    const at::Tensor normed = Normed(x, layer.post_norm);
     x = x + (config_.use_moe ? layer.mixture(normed) : layer.mlp(normed));
   }
   if (wanted.empty()) return absl::OkStatus();
-  const at::Tensor last =
-      RmsNorm(x.index_select(0, Indices(wanted)), final_norm_, config_.rms_norm_eps);
+  const at::Tensor last = Normed(x.index_select(0, Indices(wanted)), final_norm_);
   const at::Tensor scores = at::linear(last, head_).to(at::kCPU, at::kFloat).contiguous();
   std::memcpy(logits, scores.const_data_ptr<float>(), scores.nbytes());
   return absl::OkStatus();
