@@ -1,4 +1,5 @@
-// Model folders for tests: the reference's golden weights, and random ones of any shape.
+// Models for tests, in memory and as folders: the reference's golden weights, and random ones of
+// any shape.
 #pragma once
 
 #include <fstream>
@@ -12,7 +13,7 @@
 
 #include "common/check.h"
 #include "nlohmann/json.hpp"
-#include "tests/fakes/temp_dir.h"
+#include "tests/fakes/golden_config.h"
 #include "worker/formats/hf_folder.h"
 #include "worker/formats/model_config.h"
 #include "worker/formats/safetensors.h"
@@ -26,29 +27,65 @@ inline void WriteModelFolder(const std::string& path, const nlohmann::json& conf
   MF_CHECK_OK(WriteSafetensors(path + "/model.safetensors", tensors, {{"format", "pt"}}));
 }
 
-// Normally distributed weights; the same seed gives the same folder. `adjust` may change a tensor.
-inline void WriteRandomModelFolder(
-    const std::string& path, const ModelConfig& config, uint32_t seed,
-    const std::function<void(const std::string& name, std::vector<float>& values)>& adjust = {}) {
+using AdjustTensor = std::function<void(const std::string& name, std::vector<float>& values)>;
+
+// Normally distributed weights; the same seed gives the same ones. `adjust` may change a tensor.
+inline std::vector<std::vector<float>> RandomWeights(const ModelConfig& config, uint32_t seed,
+                                                     const AdjustTensor& adjust) {
   std::mt19937 engine(seed);
   std::normal_distribution<float> normal(0.0f, 0.15f);
-  std::vector<std::vector<float>> storage;
-  std::vector<TensorView> tensors;
+  std::vector<std::vector<float>> weights;
   for (const ExpectedTensor& expected : ExpectedTensors(config)) {
     const bool norm = expected.shape.size() == 1;
-    std::vector<float>& values = storage.emplace_back(ElementCount(expected.shape));
+    std::vector<float>& values = weights.emplace_back(ElementCount(expected.shape));
     for (float& value : values) value = (norm ? 1.0f : 0.0f) + normal(engine);
     if (adjust != nullptr) adjust(expected.name, values);
-    tensors.push_back({.name = expected.name,
+  }
+  return weights;
+}
+
+inline void WriteRandomModelFolder(const std::string& path, const ModelConfig& config,
+                                   uint32_t seed, const AdjustTensor& adjust = {}) {
+  const std::vector<std::vector<float>> weights = RandomWeights(config, seed, adjust);
+  const std::vector<ExpectedTensor> expected = ExpectedTensors(config);
+  std::vector<TensorView> tensors;
+  for (size_t i = 0; i < expected.size(); ++i) {
+    tensors.push_back({.name = expected[i].name,
                        .dtype = DType::kF32,
-                       .shape = expected.shape,
-                       .data = values.data(),
-                       .bytes = static_cast<int64_t>(values.size() * sizeof(float))});
+                       .shape = expected[i].shape,
+                       .data = weights[i].data(),
+                       .bytes = static_cast<int64_t>(weights[i].size() * sizeof(float))});
   }
   WriteModelFolder(path, ModelConfigToJson(config), tensors);
 }
 
-// One entry of tests/data/golden as a model folder and its expected tensors.
+// A model that no file holds, for tests of arithmetic.
+inline ModelFolder InMemory(const ModelConfig& config) {
+  ModelFolder folder;
+  folder.path = "in memory";
+  folder.config = config;
+  return folder;
+}
+
+inline void TieHead(ModelFolder* folder) {
+  if (!folder->config.tie_word_embeddings) return;
+  folder->tensors["lm_head.weight"] = folder->tensors.at("model.embed_tokens.weight");
+}
+
+// The weights of WriteRandomModelFolder.
+inline ModelFolder RandomModel(const ModelConfig& config, uint32_t seed,
+                               const AdjustTensor& adjust = {}) {
+  std::vector<std::vector<float>> weights = RandomWeights(config, seed, adjust);
+  const std::vector<ExpectedTensor> expected = ExpectedTensors(config);
+  ModelFolder folder = InMemory(config);
+  for (size_t i = 0; i < expected.size(); ++i) {
+    folder.Replace(expected[i].name, expected[i].shape, std::move(weights[i]));
+  }
+  TieHead(&folder);
+  return folder;
+}
+
+// One entry of tests/data/golden as a model and its expected tensors.
 class GoldenModel {
  public:
   explicit GoldenModel(const std::string& name) {
@@ -58,17 +95,21 @@ class GoldenModel {
     file_ = std::move(*file);
     nlohmann::json index;
     std::ifstream(golden + "index.json") >> index;
-    std::vector<TensorView> weights;
-    constexpr char kPrefix[] = "weights.";
-    for (TensorView view : file_->tensors()) {
-      if (view.name.rfind(kPrefix, 0) != 0) continue;
-      view.name = view.name.substr(sizeof(kPrefix) - 1);
-      weights.push_back(view);
-    }
-    WriteModelFolder(folder_.path(), index.at(name).at("config"), weights);
+    config_ = index.at(name).at("config");
   }
 
-  const std::string& path() const { return folder_.path(); }
+  ModelFolder model() const {
+    constexpr char kNorm[] = "weights.model.layers.0.self_attn.q_norm.weight";
+    ModelFolder folder = InMemory(GoldenConfig(config_, file_->Find(kNorm) != nullptr));
+    for (const TensorView& view : file_->tensors()) {
+      if (view.name.rfind(kPrefix, 0) != 0) continue;
+      const auto* values = static_cast<const float*>(view.data);
+      folder.Replace(view.name.substr(sizeof(kPrefix) - 1), view.shape,
+                     {values, values + view.elements()});
+    }
+    TieHead(&folder);
+    return folder;
+  }
 
   template <typename T>
   std::vector<T> Values(const std::string& name) const {
@@ -85,7 +126,9 @@ class GoldenModel {
   }
 
  private:
-  TempDir folder_;
+  static constexpr char kPrefix[] = "weights.";
+
+  nlohmann::json config_;
   std::unique_ptr<SafetensorsFile> file_;
 };
 

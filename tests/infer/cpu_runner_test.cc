@@ -10,7 +10,6 @@
 
 #include "gtest/gtest.h"
 #include "tests/fakes/model_folder.h"
-#include "tests/fakes/temp_dir.h"
 #include "tests/infer/runner_harness.h"
 
 namespace mindforge {
@@ -18,11 +17,9 @@ namespace {
 
 constexpr int64_t kContext = 128;
 
-std::unique_ptr<CpuRunner> Load(const std::string& path, InferDtype dtype, InferIsa isa,
+std::unique_ptr<CpuRunner> Load(const ModelFolder& folder, InferDtype dtype, InferIsa isa,
                                 int64_t threads = 1, int64_t slots = 2) {
-  auto folder = OpenModelFolder(path);
-  MF_CHECK_OK(folder);
-  auto model = LoadCpuModel(*folder, dtype, kContext);
+  auto model = LoadCpuModel(folder, dtype, kContext);
   MF_CHECK_OK(model);
   auto runner = CpuRunner::Create(std::move(*model), {.isa = isa,
                                                       .slots = slots,
@@ -59,18 +56,18 @@ TEST_P(GoldenTest, LogitsMatchHoweverTheSequenceIsCutAndWhateverRunsIt) {
   const InferIsa best = AvailableInferIsas().back();
   for (int64_t b = 0; b < 2; ++b) {
     const std::vector<int32_t> row(ids.begin() + b * length, ids.begin() + (b + 1) * length);
-    const auto plain = Load(golden.path(), InferDtype::kFloat32, best);
+    const auto plain = Load(golden.model(), InferDtype::kFloat32, best);
     const std::vector<float> whole = RunInChunks(*plain, row, length);
     EXPECT_LE(LargestDifference(whole, &expected[b * length * 128]), 2e-5);
     for (int64_t chunk : {40, 7, 1}) {
       EXPECT_TRUE(SameBits(RunInChunks(*plain, row, chunk, b), whole)) << "chunk " << chunk;
     }
     for (InferIsa isa : AvailableInferIsas()) {
-      const auto runner = Load(golden.path(), InferDtype::kFloat32, isa);
+      const auto runner = Load(golden.model(), InferDtype::kFloat32, isa);
       EXPECT_TRUE(SameBits(RunInChunks(*runner, row, 40), whole)) << InferIsaName(isa);
     }
     for (int64_t threads : {2, 3}) {
-      const auto runner = Load(golden.path(), InferDtype::kFloat32, best, threads);
+      const auto runner = Load(golden.model(), InferDtype::kFloat32, best, threads);
       EXPECT_TRUE(SameBits(RunInChunks(*runner, row, 40), whole)) << threads << " threads";
     }
   }
@@ -82,11 +79,17 @@ TEST_P(GoldenTest, Bfloat16StaysNearAndHasTheSameBitsHoweverCut) {
   ids.resize(96);
   const std::vector<float> expected = ExpectedLogits(golden, GetParam());
   for (InferIsa isa : AvailableInferIsas()) {
-    const auto runner = Load(golden.path(), InferDtype::kBfloat16, isa);
+    const auto runner = Load(golden.model(), InferDtype::kBfloat16, isa);
     const std::vector<float> whole = RunInChunks(*runner, ids, 96);
     float scale = 0;
     for (float v : expected) scale = std::max(scale, std::abs(v));
-    EXPECT_LE(LargestDifference(whole, expected.data()), 0.03f * scale) << InferIsaName(isa);
+    // Rounding may send a token whose experts are nearly tied to the other one.
+    int64_t far = 0;
+    for (int64_t t = 0; t < 96; ++t) {
+      const std::vector<float> at(whole.begin() + t * 128, whole.begin() + (t + 1) * 128);
+      if (LargestDifference(at, &expected[t * 128]) > 0.03f * scale) ++far;
+    }
+    EXPECT_LE(far, std::string(GetParam()) == "moe3" ? 2 : 0) << InferIsaName(isa);
     for (int64_t chunk : {40, 7}) {
       EXPECT_TRUE(SameBits(RunInChunks(*runner, ids, chunk, 1), whole)) << chunk;
     }
@@ -95,14 +98,14 @@ TEST_P(GoldenTest, Bfloat16StaysNearAndHasTheSameBitsHoweverCut) {
 
 INSTANTIATE_TEST_SUITE_P(Golden, GoldenTest,
                          ::testing::Values("dense", "yarn", "yarn_minimind", "moe_seq_aux",
-                                           "moe_batch_aux"));
+                                           "moe_batch_aux", "dense3", "moe3"));
 
 TEST(CpuRunner, GreedyStepsAreTheReferences) {
   const GoldenModel golden("greedy");
   std::vector<int32_t> tokens = golden.Ids("prompt");
   const std::vector<int32_t> expected = golden.Ids("greedy");
   const std::vector<float> step_logits = golden.Values<float>("step_logits");  // [1, 17, 128]
-  const auto runner = Load(golden.path(), InferDtype::kFloat32, AvailableInferIsas().back(), 2);
+  const auto runner = Load(golden.model(), InferDtype::kFloat32, AvailableInferIsas().back(), 2);
   int64_t computed = 0;
   std::vector<float> logits(128);
   for (size_t step = 0; step <= expected.size(); ++step) {
@@ -130,14 +133,13 @@ class ShapeTest : public ::testing::TestWithParam<Shape> {};
 
 // Sequences in random pieces, mixed at random into batches, against each alone.
 TEST_P(ShapeTest, ASequencesBitsDoNotDependOnItsNeighbours) {
-  TempDir folder;
-  WriteRandomModelFolder(folder.path(), GetParam().config, 5);
+  const ModelFolder folder = RandomModel(GetParam().config, 5);
   constexpr int64_t kSequences = 9;
   const int64_t vocab = GetParam().config.vocab_size;
   for (InferDtype dtype : {InferDtype::kFloat32, InferDtype::kBfloat16}) {
     const InferIsa isa = AvailableInferIsas().back();
-    const auto alone = Load(folder.path(), dtype, isa);
-    const auto mixed = Load(folder.path(), dtype, isa, 2, kSequences);
+    const auto alone = Load(folder, dtype, isa);
+    const auto mixed = Load(folder, dtype, isa, 2, kSequences);
     std::vector<std::vector<int32_t>> ids;
     std::vector<std::vector<float>> expected, actual;
     for (int64_t s = 0; s < kSequences; ++s) {
@@ -178,11 +180,10 @@ TEST_P(ShapeTest, ASequencesBitsDoNotDependOnItsNeighbours) {
 }
 
 TEST_P(ShapeTest, PrefillInChunksIsPrefillWhole) {
-  TempDir folder;
-  WriteRandomModelFolder(folder.path(), GetParam().config, 6);
+  const ModelFolder folder = RandomModel(GetParam().config, 6);
   const std::vector<int32_t> ids = RandomIds(kContext, GetParam().config.vocab_size, 3);
   for (InferDtype dtype : {InferDtype::kFloat32, InferDtype::kBfloat16}) {
-    const auto runner = Load(folder.path(), dtype, AvailableInferIsas().back());
+    const auto runner = Load(folder, dtype, AvailableInferIsas().back());
     const std::vector<float> whole = RunInChunks(*runner, ids, kContext);
     for (int64_t chunk : {65, 17, 1}) {
       EXPECT_TRUE(SameBits(RunInChunks(*runner, ids, chunk, 1), whole)) << "chunk " << chunk;
@@ -231,18 +232,44 @@ std::vector<Shape> Shapes() {
   alone.n_routed_experts = 3;
   alone.num_experts_per_tok = 1;
   alone.n_shared_experts = 0;
+  ModelConfig moe3 = normed;
+  moe3.use_moe = true;
+  moe3.moe_family = MoeFamily::kMinimind3;
+  moe3.moe_intermediate_size = 53;
+  moe3.num_experts_per_tok = 1;
+  moe3.n_shared_experts = 0;
+  moe3.seq_aux = false;
+  ModelConfig moe3_two = moe3;
+  moe3_two.num_experts_per_tok = 2;
+  moe3_two.moe_intermediate_size = 150;  // wider than a dense model's
   return {{"usual", usual},           {"qk_norm_untied", normed}, {"odd", odd},
           {"minimind3", minimind3},   {"wide_heads", wide_heads}, {"moe", moe},
-          {"moe_many_experts", many}, {"moe_no_shared", alone}};
+          {"moe_many_experts", many}, {"moe_no_shared", alone},   {"moe3_top_1", moe3},
+          {"moe3_top_2", moe3_two}};
 }
 
 INSTANTIATE_TEST_SUITE_P(Shapes, ShapeTest, ::testing::ValuesIn(Shapes()),
                          [](const auto& info) { return std::string(info.param.name); });
 
+TEST(CpuRunner, HeadsWiderThanTheKernelsTakeAreRefusedByName) {
+  ModelConfig config = Shapes()[0].config;
+  config.head_dim = 512;
+  const auto runner =
+      Load(RandomModel(config, 5), InferDtype::kFloat32, AvailableInferIsas().back());
+  for (const float v : RunInChunks(*runner, RandomIds(5, 200, 1), 5)) {
+    ASSERT_TRUE(std::isfinite(v));
+  }
+  config.head_dim = 514;
+  const auto model = LoadCpuModel(RandomModel(config, 5), InferDtype::kFloat32, kContext);
+  EXPECT_EQ(model.status().code(), absl::StatusCode::kUnimplemented);
+  EXPECT_NE(model.status().message().find("head_dim is 514; the CPU kernels take at most 512"),
+            std::string::npos)
+      << model.status();
+}
+
 TEST(CpuRunner, ASlotIsReusedWithoutATrace) {
-  TempDir folder;
-  WriteRandomModelFolder(folder.path(), Shapes()[0].config, 5);
-  const auto runner = Load(folder.path(), InferDtype::kBfloat16, AvailableInferIsas().back());
+  const ModelFolder folder = RandomModel(Shapes()[0].config, 5);
+  const auto runner = Load(folder, InferDtype::kBfloat16, AvailableInferIsas().back());
   const std::vector<int32_t> ids = RandomIds(20, 200, 1);
   const std::vector<float> fresh = RunInChunks(*runner, ids, 20);
   RunInChunks(*runner, RandomIds(100, 200, 2), 50);
@@ -254,16 +281,15 @@ TEST(CpuRunner, TheLowestExpertsWinATie) {
   ModelConfig config = Shapes()[0].config;
   config.use_moe = true;
   const auto logits = [&](const std::string& changed) {
-    TempDir folder;
-    WriteRandomModelFolder(folder.path(), config, 5,
-                           [&](const std::string& name, std::vector<float>& values) {
-                             if (name.ends_with("mlp.gate.weight")) {
-                               std::fill(values.begin(), values.end(), 0.0f);
-                             } else if (name.find(changed) != std::string::npos) {
-                               for (float& value : values) value = -value;
-                             }
-                           });
-    const auto runner = Load(folder.path(), InferDtype::kFloat32, AvailableInferIsas().back());
+    const ModelFolder folder =
+        RandomModel(config, 5, [&](const std::string& name, std::vector<float>& values) {
+          if (name.ends_with("mlp.gate.weight")) {
+            std::fill(values.begin(), values.end(), 0.0f);
+          } else if (name.find(changed) != std::string::npos) {
+            for (float& value : values) value = -value;
+          }
+        });
+    const auto runner = Load(folder, InferDtype::kFloat32, AvailableInferIsas().back());
     return RunInChunks(*runner, RandomIds(20, 200, 1), 20);
   };
   const std::vector<float> plain = logits("no such tensor");

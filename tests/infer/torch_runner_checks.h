@@ -9,40 +9,33 @@
 
 #include "gtest/gtest.h"
 #include "tests/fakes/model_folder.h"
-#include "tests/fakes/temp_dir.h"
 #include "tests/infer/runner_harness.h"
 #include "worker/infer/runner_factory.h"
 #include "worker/infer/torch_runner.h"
 
 namespace mindforge {
 
-inline RunnerOptions Options(const std::string& path, const std::string& device = "cpu",
+inline RunnerOptions Options(const std::string& device = "cpu",
                              RunnerDtype dtype = RunnerDtype::kFloat32) {
-  return {.model_folder = path,
-          .device = device,
-          .dtype = dtype,
-          .slots = 3,
-          .max_context = 128,
-          .max_batch_tokens = 256};
+  return {
+      .device = device, .dtype = dtype, .slots = 3, .max_context = 128, .max_batch_tokens = 256};
 }
 
-inline std::unique_ptr<ModelRunner> Torch(const RunnerOptions& options) {
-  auto folder = OpenModelFolder(options.model_folder);
-  MF_CHECK_OK(folder);
-  auto runner = MakeTorchRunner(*folder, options);
+inline std::unique_ptr<ModelRunner> Torch(const ModelFolder& folder, const RunnerOptions& options) {
+  auto runner = MakeTorchRunner(folder, options);
   MF_CHECK_OK(runner);
   return std::move(*runner);
 }
 
 inline void ExpectTheReferencesLogits(const std::string& device, float tolerance) {
   for (const std::string name :
-       {"dense", "yarn", "yarn_minimind", "moe_seq_aux", "moe_batch_aux"}) {
+       {"dense", "yarn", "yarn_minimind", "moe_seq_aux", "moe_batch_aux", "dense3", "moe3"}) {
     const GoldenModel golden(name);
     std::vector<int32_t> ids = golden.Ids("input_ids");
     ids.resize(96);
     const bool moe = name.rfind("moe", 0) == 0;
     const std::vector<float> expected = golden.Values<float>(moe ? "logits_eval" : "logits");
-    const auto runner = Torch(Options(golden.path(), device));
+    const auto runner = Torch(golden.model(), Options(device));
     for (int64_t chunk : {96, 40, 1}) {
       EXPECT_LE(LargestDifference(RunInChunks(*runner, ids, chunk, 1), expected.data()), tolerance)
           << name << " chunk " << chunk;
@@ -66,11 +59,10 @@ inline ModelConfig NormedConfig() {
 // A prefill chunk and two decodes of unlike lengths in one batch.
 inline void ExpectAMixedBatchToAgree(const ModelConfig& config, const std::string& device,
                                      float tolerance) {
-  TempDir folder;
-  WriteRandomModelFolder(folder.path(), config, 5);
-  auto own = MakeModelRunner(Options(folder.path()));
+  const ModelFolder folder = RandomModel(config, 5);
+  auto own = MakeModelRunner(folder, Options());
   ASSERT_TRUE(own.ok()) << own.status();
-  const auto torch = Torch(Options(folder.path(), device));
+  const auto torch = Torch(folder, Options(device));
   std::vector<float> results[2];
   int which = 0;
   for (ModelRunner* runner : {own->get(), torch.get()}) {
@@ -91,6 +83,17 @@ inline void ExpectAMixedBatchToAgree(const ModelConfig& config, const std::strin
   EXPECT_LE(LargestDifference(results[0], results[1].data()), tolerance);
 }
 
+inline ModelConfig Minimind3Config(int64_t experts_per_token) {
+  ModelConfig config = NormedConfig();
+  config.use_moe = true;
+  config.moe_family = MoeFamily::kMinimind3;
+  config.moe_intermediate_size = 72;
+  config.num_experts_per_tok = experts_per_token;
+  config.n_shared_experts = 0;
+  config.seq_aux = false;
+  return config;
+}
+
 // Dense, and mixtures of several kinds.
 inline void ExpectMixedBatchesToAgreeWithTheCpuKernels(const std::string& device, float tolerance) {
   ModelConfig config = NormedConfig();
@@ -106,6 +109,8 @@ inline void ExpectMixedBatchesToAgreeWithTheCpuKernels(const std::string& device
   config.num_experts_per_tok = 1;
   config.n_shared_experts = 0;
   ExpectAMixedBatchToAgree(config, device, tolerance);
+  ExpectAMixedBatchToAgree(Minimind3Config(1), device, tolerance);
+  ExpectAMixedBatchToAgree(Minimind3Config(2), device, tolerance);
 }
 
 // bfloat16's logits of the golden model stay within 5% of the largest one.
@@ -116,7 +121,7 @@ inline void ExpectBfloat16ToStayNear(const std::string& device) {
   const std::vector<float> expected = golden.Values<float>("logits");
   float scale = 0;
   for (float v : expected) scale = std::max(scale, std::abs(v));
-  const auto runner = Torch(Options(golden.path(), device, RunnerDtype::kBfloat16));
+  const auto runner = Torch(golden.model(), Options(device, RunnerDtype::kBfloat16));
   EXPECT_LE(LargestDifference(RunInChunks(*runner, ids, 96), expected.data()), 0.05f * scale);
 }
 

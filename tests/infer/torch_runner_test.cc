@@ -24,15 +24,14 @@ TEST(TorchRunner, TheLowestExpertsWinATie) {
   config.use_moe = true;
   config.n_routed_experts = 40;
   const auto logits = [&](const std::string& changed) {
-    TempDir folder;
-    WriteRandomModelFolder(folder.path(), config, 5,
-                           [&](const std::string& name, std::vector<float>& values) {
-                             const float factor = name.ends_with("mlp.gate.weight")         ? 0
-                                                  : name.find(changed) != std::string::npos ? -1
-                                                                                            : 1;
-                             for (float& value : values) value *= factor;
-                           });
-    return RunInChunks(*Torch(Options(folder.path())), {1, 2, 3, 4, 5, 6}, 6);
+    const ModelFolder folder =
+        RandomModel(config, 5, [&](const std::string& name, std::vector<float>& values) {
+          const float factor = name.ends_with("mlp.gate.weight")         ? 0
+                               : name.find(changed) != std::string::npos ? -1
+                                                                         : 1;
+          for (float& value : values) value *= factor;
+        });
+    return RunInChunks(*Torch(folder, Options()), {1, 2, 3, 4, 5, 6}, 6);
   };
   const std::vector<float> plain = logits("no such tensor");
   for (int64_t expert : {0, 1, 2, 17, 39}) {
@@ -44,11 +43,7 @@ TEST(TorchRunner, TheLowestExpertsWinATie) {
 TEST(TorchRunner, Bfloat16StaysNear) { ExpectBfloat16ToStayNear("cpu"); }
 
 TEST(TorchRunner, ADeviceThatIsNotThereIsAnError) {
-  const GoldenModel golden("dense");
-  const RunnerOptions options = Options(golden.path(), "cuda:63");
-  auto folder = OpenModelFolder(options.model_folder);
-  ASSERT_TRUE(folder.ok());
-  EXPECT_FALSE(MakeTorchRunner(*folder, options).ok());
+  EXPECT_FALSE(MakeTorchRunner(GoldenModel("dense").model(), Options("cuda:63")).ok());
 }
 
 }  // namespace

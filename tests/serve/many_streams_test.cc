@@ -7,6 +7,7 @@
 #include "coordinator/gateway/inference_gateway.h"
 #include "gtest/gtest.h"
 #include "tests/fakes/model_folder.h"
+#include "tests/fakes/temp_dir.h"
 #include "tests/gateway/fake_desired_models.h"
 #include "tests/serve/served.h"
 #include "worker/serve/inference_server.h"

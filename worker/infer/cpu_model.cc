@@ -11,8 +11,6 @@
 namespace mindforge {
 namespace {
 
-// Wider heads would not fit the attention kernel's stack.
-
 float FloatFromHalf(uint16_t half) {
   const uint32_t sign = (half & 0x8000u) << 16;
   const uint32_t exponent = (half >> 10) & 0x1f;
@@ -163,9 +161,11 @@ absl::StatusOr<CpuLayer> LoadLayer(const Loader& loader, const Loader& wide,
 absl::StatusOr<CpuModel> LoadCpuModel(const ModelFolder& folder, InferDtype dtype,
                                       int64_t positions) {
   const ModelConfig& config = folder.config;
+  // Wider heads would not fit the attention kernel's stack.
   if (config.HeadDim() > kMaxHeadDim) {
-    return absl::UnimplementedError(absl::StrCat(folder.path, ": head_dim ", config.HeadDim(),
-                                                 "; the CPU kernels take at most ", kMaxHeadDim));
+    return absl::UnimplementedError(absl::StrCat(folder.path, ": head_dim is ", config.HeadDim(),
+                                                 "; the CPU kernels take at most ", kMaxHeadDim,
+                                                 "; serve this model on a CUDA device"));
   }
   const Loader loader(folder, dtype);
   const Loader wide(folder, InferDtype::kFloat32);
