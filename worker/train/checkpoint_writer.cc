@@ -69,6 +69,11 @@ absl::Duration CheckpointWriter::Start(CheckpointState state, bool final) {
   return waited;
 }
 
+bool CheckpointWriter::Busy() {
+  MutexLock lock(mutex_);
+  return !idle_;
+}
+
 absl::Duration CheckpointWriter::WaitForCopy() {
   MutexLock lock(mutex_);
   return WaitUntil(copied_);

@@ -43,6 +43,9 @@ class CheckpointWriter {
   // it; returns for how long. REQUIRES: the device is done with the last update.
   absl::Duration Start(CheckpointState state, bool final);
 
+  // True while a write is under way, for which Start would wait.
+  bool Busy();
+
   // Waits until weights and moments may change again; returns for how long.
   absl::Duration WaitForCopy();
 

@@ -90,7 +90,8 @@ class TrainRun::Impl {
   absl::Status TakeCheckpoint(int64_t step, bool final, StepResult* result);
   CheckpointState StateAt(int64_t step) const;
   void Report(int64_t step, const StepResult& result, const StepDecision& decision);
-  void ReportState(TrainPhase phase, bool always = true);
+  // `detail`: what a long wait is for, so that nobody takes it for a hang.
+  void ReportState(TrainPhase phase, bool always = true, const std::string& detail = "");
   absl::Status NotFinite(int64_t step, const StepResult& result) const;
 
   const TrainOptions options_;
@@ -274,6 +275,9 @@ absl::Status TrainRun::Impl::TakeCheckpoint(int64_t step, bool final, StepResult
   CheckpointState state = StateAt(step);
   state.validation_loss = result->validation_loss;
   Synchronize(*device_);
+  if (writer_->Busy()) {
+    ReportState(TrainPhase::kTraining, true, "waiting for the disk to take the checkpoint before");
+  }
   result->timings.stall += absl::ToDoubleSeconds(writer_->Start(std::move(state), final));
   return absl::OkStatus();
 }
@@ -303,7 +307,10 @@ CheckpointState TrainRun::Impl::StateAt(int64_t step) const {
 // The ranks leave together, after rank 0's last checkpoint is durable: until then one of them that
 // is lost makes the job go on elsewhere instead of half ended.
 absl::StatusOr<TrainOutcome> TrainRun::Impl::End(TrainOutcome outcome) {
-  if (writer_ != nullptr) RETURN_IF_ERROR(writer_->Finish()) << "the last checkpoint";
+  if (writer_ != nullptr) {
+    ReportState(TrainPhase::kTraining, true, "writing the last checkpoint");
+    RETURN_IF_ERROR(writer_->Finish()) << "the last checkpoint";
+  }
   char mine = 1;
   std::string all(static_cast<size_t>(options_.world_size), '\0');
   RETURN_IF_ERROR(group_->AllGather(&mine, all.data(), 1, kEndTag, StepTimeout::kCeiling));
@@ -338,7 +345,7 @@ void TrainRun::Impl::Report(int64_t step, const StepResult& result, const StepDe
   }
 }
 
-void TrainRun::Impl::ReportState(TrainPhase phase, bool always) {
+void TrainRun::Impl::ReportState(TrainPhase phase, bool always, const std::string& detail) {
   const absl::Duration now = clock_.MonotonicNow();
   if (!always && now - last_state_ < kStateInterval) return;
   last_state_ = now;
@@ -347,6 +354,7 @@ void TrainRun::Impl::ReportState(TrainPhase phase, bool always) {
                  .total_steps = setup_.total_steps,
                  .resumed_from = resumed_from_,
                  .dataset_digest = setup_.dataset->digest(),
+                 .detail = detail,
                  .skipped_lines = setup_.dataset->skipped_lines(),
                  .activity = activity_});
 }
