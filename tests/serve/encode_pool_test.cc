@@ -8,6 +8,7 @@
 #include "common/error_details.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include "tests/fakes/fake_clock.h"
 #include "tests/serve/served.h"
 
 namespace mindforge {
@@ -116,6 +117,35 @@ TEST(EncodePool, ACallerThatLeavesBeforeItsPromptIsReadCostsNoSlot) {
   EXPECT_EQ(reader->Finish().error_code(), grpc::StatusCode::CANCELLED);
   go_on.Notify();
   EXPECT_TRUE(Listen(served.stub(), Say(std::string("moon"))).status.ok());
+}
+
+// A prompt that waits for a thread waits on its own time.
+TEST(EncodePool, MaxTimeRunsFromTheArrival) {
+  FakeClock clock;
+  Served served({.clock = &clock});
+  absl::Notification go_on, first, second;
+  for (absl::Notification* began : {&first, &second}) {
+    ASSERT_TRUE(served.service()
+                    .prompts()
+                    .Run(0,
+                         [&go_on, began] {
+                           began->Notify();
+                           go_on.WaitForNotification();
+                         })
+                    .ok());
+  }
+  first.WaitForNotification();
+  second.WaitForNotification();
+  v1::GenerateRequest request = Say(std::string("moon"));
+  request.mutable_stopping()->mutable_max_time()->set_seconds(5);
+  Heard heard;
+  std::thread caller([&] { heard = Listen(served.stub(), request); });
+  ASSERT_TRUE(Eventually([&] { return served.service().prompts().waiting() == 1; }));
+  clock.Advance(absl::Seconds(6));
+  go_on.Notify();
+  caller.join();
+  ASSERT_TRUE(heard.status.ok()) << heard.status;
+  EXPECT_EQ(heard.finished().reason(), v1::FINISH_REASON_MAX_TIME);
 }
 
 }  // namespace

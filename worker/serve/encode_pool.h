@@ -36,6 +36,11 @@ class EncodePool {
   // QUEUE_FULL): too much is waiting; `work` is then never called.
   absl::Status Run(size_t bytes, std::function<void()> work);
 
+  size_t waiting() const {
+    MutexLock lock(mutex_);
+    return queue_.size();
+  }
+
  private:
   struct Job {
     size_t bytes = 0;
@@ -45,7 +50,7 @@ class EncodePool {
   void Loop();
 
   const Options options_;
-  Mutex mutex_;
+  mutable Mutex mutex_;
   CondVar queued_;
   std::deque<Job> queue_ ABSL_GUARDED_BY(mutex_);
   size_t queued_bytes_ ABSL_GUARDED_BY(mutex_) = 0;

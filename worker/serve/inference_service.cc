@@ -149,12 +149,15 @@ absl::StatusOr<Serving> InferenceServiceImpl::Admit(const v1::GenerateRequest& r
   return serving;
 }
 
+PlanContext InferenceServiceImpl::Arrival(const grpc::CallbackServerContext& context) const {
+  return {.now = host_.clock().Now(),
+          .call_deadline = CallDeadline(context),
+          .random_seed = DrawSeed()};
+}
+
 absl::StatusOr<std::shared_ptr<LiveRequest>> InferenceServiceImpl::Prepare(
-    const v1::GenerateRequest& request, Serving serving, absl::Time call_deadline) {
-  ASSIGN_OR_RETURN(GenerationPlan plan, PlanGeneration(request, *serving.model,
-                                                       {.now = host_.clock().Now(),
-                                                        .call_deadline = call_deadline,
-                                                        .random_seed = DrawSeed()}));
+    const v1::GenerateRequest& request, Serving serving, const PlanContext& arrival) {
+  ASSIGN_OR_RETURN(GenerationPlan plan, PlanGeneration(request, *serving.model, arrival));
   return std::make_shared<LiveRequest>(LiveRequest::Env{.model = std::move(serving.model),
                                                         .engine = std::move(serving.engine),
                                                         .clock = &host_.clock(),
@@ -169,8 +172,8 @@ grpc::ServerWriteReactor<v1::GenerateResponse>* InferenceServiceImpl::Generate(
     grpc::CallbackServerContext* context, const v1::GenerateRequest* request) {
   const absl::StatusOr<Serving> serving = Admit(*request);
   return StreamGeneration(serving.status(), prompts_, request->ByteSizeLong(),
-                          [this, request, serving, deadline = CallDeadline(*context)] {
-                            return Prepare(*request, *serving, deadline);
+                          [this, request, serving, arrival = Arrival(*context)] {
+                            return Prepare(*request, *serving, arrival);
                           });
 }
 
@@ -180,8 +183,8 @@ grpc::ServerUnaryReactor* InferenceServiceImpl::GenerateUnary(
   const absl::StatusOr<Serving> serving = Admit(request->request());
   return CollectGeneration(
       serving.status(), prompts_, request->ByteSizeLong(),
-      [this, request, serving, deadline = CallDeadline(*context)] {
-        return Prepare(request->request(), *serving, deadline);
+      [this, request, serving, arrival = Arrival(*context)] {
+        return Prepare(request->request(), *serving, arrival);
       },
       response);
 }

@@ -9,6 +9,7 @@
 #include "mindforge/v1/inference_service.grpc.pb.h"
 #include "worker/serve/courier.h"
 #include "worker/serve/encode_pool.h"
+#include "worker/serve/generation_plan.h"
 #include "worker/serve/live_request.h"
 #include "worker/serve/model_host.h"
 
@@ -59,7 +60,9 @@ class InferenceServiceImpl : public v1::InferenceService::CallbackService {
   // Finds the model of a generation and asks its engine for room, before any work is done for it.
   absl::StatusOr<Serving> Admit(const v1::GenerateRequest& request) const;
   absl::StatusOr<std::shared_ptr<LiveRequest>> Prepare(const v1::GenerateRequest& request,
-                                                       Serving serving, absl::Time call_deadline);
+                                                       Serving serving, const PlanContext& arrival);
+  // As of now: what waits for a thread waits on the request's time.
+  PlanContext Arrival(const grpc::CallbackServerContext& context) const;
 
   ModelHost& host_;
   Courier& courier_;
