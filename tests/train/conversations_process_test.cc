@@ -75,7 +75,7 @@ TEST(Conversations, OnlyTheAnswersCount) {
   start.mutable_spec()->mutable_training()->set_epochs(1);
   std::ofstream(folder / "data.jsonl")
       << R"({"conversations": [{"role": "user", "content": "a long question of many words"}, )"
-      << R"({"role": "assistant", "content": "moon"}]})"
+      << R"({"role": "assistant", "content": "a"}]})"
       << "\n"
       << R"({"conversations": [{"role": "user", "content": "nobody answers"}]})"
       << "\n";

@@ -61,6 +61,14 @@ const Variant kVariants[] = {
        spec.mutable_model()->set_qk_norm(true);
        spec.mutable_model()->set_head_dim(24);
      }},
+    // What recipe: minimind3 comes to, but for its sizes.
+    {"MiniMind3",
+     [](v1::JobSpec& spec) {
+       spec.mutable_model()->set_qk_norm(true);
+       spec.mutable_model()->set_rms_norm_eps(1e-6);
+       spec.mutable_data()->set_add_bos_eos(true);
+       spec.mutable_training()->set_schedule("cosine_from_lr");
+     }},
     {"Dropout", [](v1::JobSpec& spec) { spec.mutable_model()->set_dropout(0.1); }},
     {"Float16", [](v1::JobSpec& spec) { spec.mutable_training()->set_dtype("float16"); }},
 };
