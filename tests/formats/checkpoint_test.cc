@@ -296,6 +296,7 @@ TEST(CheckpointState, KeepsWhereTrainingStands) {
                     .skipped_steps = 5,
                     .skipped_in_a_row = 1,
                     .rollbacks_in_a_row = 2,
+                    .rolled_back_to = 11,
                     .loss_scale = 4096,
                     .good_steps = 3};
   const auto read = CheckpointStateFromJson(CheckpointStateToJson(state));

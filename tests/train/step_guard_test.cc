@@ -86,31 +86,49 @@ TEST(StepGuard, ARollbackTakesUpTheCheckpointsCountersAndLeavesOutTheStepsSince)
   StepGuard guard(/*scaled=*/false, NanPolicy::kRollBack);
   for (int i = 0; i < 14; ++i) guard.Finished(true);
   EXPECT_EQ(guard.Finished(false), StepVerdict::kRollBack);
-  guard.RolledBack({.updates = 9, .skipped_steps = 1}, /*checkpoint_step=*/10, /*step=*/15);
+  ASSERT_TRUE(
+      guard.RolledBack({.updates = 9, .skipped_steps = 1}, /*checkpoint_step=*/10, /*step=*/15));
   EXPECT_EQ(guard.next_update(), 10);
   EXPECT_EQ(guard.counters().skipped_steps, 6);
   EXPECT_EQ(guard.counters().rollbacks_in_a_row, 1);
   EXPECT_EQ(guard.Finished(true), StepVerdict::kApplied);
   // Again to the same checkpoint: everything since it is left out, each step counted once.
   EXPECT_EQ(guard.Finished(false), StepVerdict::kRollBack);
-  guard.RolledBack({.updates = 9, .skipped_steps = 1}, 10, 17);
+  ASSERT_TRUE(guard.RolledBack({.updates = 9, .skipped_steps = 1}, 10, 17));
   EXPECT_EQ(guard.counters().skipped_steps, 8);
   EXPECT_EQ(guard.counters().rollbacks_in_a_row, 2);
 }
 
-TEST(StepGuard, TheFourthRollbackWithoutANewCheckpointIsTheEnd) {
+// A checkpoint that was begun and could not be written, on a full disk say, is none: the rollback
+// finds the old one again.
+TEST(StepGuard, TheFourthRollbackToTheSameCheckpointIsTheEnd) {
   StepGuard guard(/*scaled=*/false, NanPolicy::kRollBack);
+  const TrainingCounters checkpoint{.updates = 9};
   for (int i = 1; i <= 3; ++i) {
+    for (int good = 0; good < 20; ++good) guard.Finished(true);
     EXPECT_EQ(guard.Finished(false), StepVerdict::kRollBack);
-    guard.RolledBack({}, 0, i);
+    EXPECT_TRUE(guard.RolledBack(checkpoint, 10, 10 + 21 * i));
+    EXPECT_EQ(guard.counters().rollbacks_in_a_row, i);
   }
-  // A checkpoint of the rolled-back state itself is nothing new.
-  guard.CheckpointTaken();
-  EXPECT_EQ(guard.Finished(false), StepVerdict::kStop);
-  guard.Finished(true);
-  guard.CheckpointTaken();
-  EXPECT_EQ(guard.counters().rollbacks_in_a_row, 0);
   EXPECT_EQ(guard.Finished(false), StepVerdict::kRollBack);
+  EXPECT_FALSE(guard.RolledBack(checkpoint, 10, 100));
+  EXPECT_EQ(guard.counters().rollbacks_in_a_row, 3);
+  // One of the rolled-back state itself is nothing new.
+  EXPECT_FALSE(guard.RolledBack(checkpoint, 73, 100));
+  EXPECT_TRUE(guard.RolledBack({.updates = 10}, 74, 100));
+  EXPECT_EQ(guard.counters().rollbacks_in_a_row, 1);
+}
+
+TEST(StepGuard, ARunThatWasResumedCountsRollbacksAsTheUndisturbedOne) {
+  StepGuard guard(/*scaled=*/false, NanPolicy::kRollBack);
+  ASSERT_TRUE(guard.RolledBack({.updates = 5}, 5, 8));
+  const TrainingCounters saved = guard.counters();  // in a checkpoint of step 8: nothing new
+  StepGuard resumed(/*scaled=*/false, NanPolicy::kRollBack);
+  resumed.Resume(saved);
+  ASSERT_TRUE(guard.RolledBack(saved, 8, 9));
+  ASSERT_TRUE(resumed.RolledBack(saved, 8, 9));
+  EXPECT_EQ(resumed.counters(), guard.counters());
+  EXPECT_EQ(resumed.counters().rollbacks_in_a_row, 2);
 }
 
 }  // namespace

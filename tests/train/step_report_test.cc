@@ -43,7 +43,7 @@ TEST(WhyStopped, NamesStepRateAndNewestCheckpoint) {
   EXPECT_EQ(WhyStopped(15, {.loss = 1, .learning_rate = 0.25, .gradient_norm = HUGE_VAL}, recipe,
                        {.rollbacks_in_a_row = 3}, 0),
             "the gradient's norm is inf at step 15 with a learning rate of 0.25 and grad_clip 1 "
-            "after 3 rollbacks without a new checkpoint between; lower training.learning_rate or "
+            "after 3 rollbacks to the same checkpoint; lower training.learning_rate or "
             "training.grad_clip and submit it again as a new job; no checkpoint was written yet");
 }
 

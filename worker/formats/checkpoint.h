@@ -36,7 +36,8 @@ struct TrainingCounters {
   int64_t updates = 0;        // AdamW updates in the weights; behind the step by those left out
   int64_t skipped_steps = 0;  // that changed nothing, or were rolled back
   int64_t skipped_in_a_row = 0;
-  int64_t rollbacks_in_a_row = 0;  // without a checkpoint of new steps between
+  int64_t rollbacks_in_a_row = 0;  // to the same updates
+  int64_t rolled_back_to = -1;     // the updates that the last rollback went back to; -1: none
   double loss_scale = 0;           // float16 alone
   int64_t good_steps = 0;          // since the loss scale last changed
 

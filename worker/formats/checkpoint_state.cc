@@ -51,6 +51,7 @@ Json CountersToJson(const TrainingCounters& counters) {
           {"skipped_steps", counters.skipped_steps},
           {"skipped_in_a_row", counters.skipped_in_a_row},
           {"rollbacks_in_a_row", counters.rollbacks_in_a_row},
+          {"rolled_back_to", counters.rolled_back_to},
           {"loss_scale", counters.loss_scale},
           {"good_steps", counters.good_steps}};
 }
@@ -65,6 +66,7 @@ absl::StatusOr<TrainingCounters> CountersFromJson(const Json& json) {
   reader.Read("skipped_steps", &counters.skipped_steps);
   reader.Read("skipped_in_a_row", &counters.skipped_in_a_row);
   reader.Read("rollbacks_in_a_row", &counters.rollbacks_in_a_row);
+  reader.Read("rolled_back_to", &counters.rolled_back_to);
   reader.Read("loss_scale", &counters.loss_scale);
   reader.Read("good_steps", &counters.good_steps);
   if (!reader.status().ok()) return reader.status();

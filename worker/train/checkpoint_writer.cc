@@ -85,6 +85,11 @@ absl::Status CheckpointWriter::Finish() {
   return last_;
 }
 
+int64_t CheckpointWriter::written_step() const {
+  MutexLock lock(mutex_);
+  return written_step_;
+}
+
 void CheckpointWriter::Run() {
   pthread_setname_np(pthread_self(), "checkpoint");
   while (true) {
@@ -115,6 +120,7 @@ void CheckpointWriter::Run() {
       sink_.OnCheckpointFailed(request.state.step, std::string(status.message()));
     }
     MutexLock lock(mutex_);
+    if (status.ok()) written_step_ = request.state.step;
     last_ = std::move(status);
     idle_ = true;
     changed_.SignalAll();

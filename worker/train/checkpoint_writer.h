@@ -52,6 +52,9 @@ class CheckpointWriter {
   // Waits for the write under way. The error of the last one, if it failed.
   absl::Status Finish();
 
+  // The newest step whose checkpoint is durable; -1: none of this writer's.
+  int64_t written_step() const;
+
  private:
   struct Request {
     CheckpointState state;
@@ -73,13 +76,14 @@ class CheckpointWriter {
   // between Start and copied_, read by it until idle_.
   at::Tensor weights_, first_moment_, second_moment_;
 
-  Mutex mutex_;
+  mutable Mutex mutex_;
   CondVar changed_;
   std::optional<Request> request_ ABSL_GUARDED_BY(mutex_);
   bool copied_ ABSL_GUARDED_BY(mutex_) = true;
   bool idle_ ABSL_GUARDED_BY(mutex_) = true;
   bool closing_ ABSL_GUARDED_BY(mutex_) = false;
   absl::Status last_ ABSL_GUARDED_BY(mutex_);
+  int64_t written_step_ ABSL_GUARDED_BY(mutex_) = -1;
 
   std::thread thread_;
 };

@@ -23,7 +23,6 @@ void StepGuard::Resume(const TrainingCounters& counters) {
 }
 
 StepVerdict StepGuard::Finished(bool finite) {
-  applied_ = finite;
   if (finite) {
     ++counters_.updates;
     counters_.skipped_in_a_row = 0;
@@ -38,27 +37,24 @@ StepVerdict StepGuard::Finished(bool finite) {
   const bool overflow = scaled_ && counters_.loss_scale > kLeastScale;
   if (overflow) counters_.loss_scale = std::max(kLeastScale, counters_.loss_scale / 2);
   if (!overflow && policy_ == NanPolicy::kStop) return StepVerdict::kStop;
-  if (!overflow && policy_ == NanPolicy::kRollBack) {
-    return counters_.rollbacks_in_a_row < kMaxRollbacks ? StepVerdict::kRollBack
-                                                        : StepVerdict::kStop;
-  }
+  if (!overflow && policy_ == NanPolicy::kRollBack) return StepVerdict::kRollBack;
   if (!overflow && counters_.skipped_in_a_row >= kMaxSkipped) return StepVerdict::kStop;
   ++counters_.skipped_steps;
   ++counters_.skipped_in_a_row;
   return StepVerdict::kSkipped;
 }
 
-void StepGuard::RolledBack(const TrainingCounters& at_checkpoint, int64_t checkpoint_step,
+bool StepGuard::RolledBack(const TrainingCounters& at_checkpoint, int64_t checkpoint_step,
                            int64_t step) {
-  const int64_t rollbacks = counters_.rollbacks_in_a_row + 1;
+  const bool further = at_checkpoint.updates > counters_.rolled_back_to;
+  const int64_t before = further ? 0 : counters_.rollbacks_in_a_row;
+  if (before >= kMaxRollbacks) return false;
   Resume(at_checkpoint);
   counters_.skipped_steps += step - checkpoint_step;
   counters_.skipped_in_a_row = 0;
-  counters_.rollbacks_in_a_row = rollbacks;
-}
-
-void StepGuard::CheckpointTaken() {
-  if (applied_) counters_.rollbacks_in_a_row = 0;
+  counters_.rollbacks_in_a_row = before + 1;
+  counters_.rolled_back_to = at_checkpoint.updates;
+  return true;
 }
 
 }  // namespace mindforge

@@ -27,7 +27,7 @@ class StepGuard {
   static constexpr double kInitialScale = 65536;
   static constexpr int64_t kGrowthInterval = 2000;  // good steps until the scale doubles
   static constexpr double kLeastScale = 1;
-  // Of rollbacks without a checkpoint of new steps between, and of steps that nan_policy skips one
+  // Of rollbacks to the same updates, and of steps that nan_policy skips one
   // after the other: beyond it training makes no progress.
   static constexpr int64_t kMaxRollbacks = 3;
   static constexpr int64_t kMaxSkipped = 100;
@@ -50,10 +50,10 @@ class StepGuard {
   StepVerdict Finished(bool finite);
 
   // After kRollBack at `step`: the model is again as `at_checkpoint` says, of `checkpoint_step`.
-  void RolledBack(const TrainingCounters& at_checkpoint, int64_t checkpoint_step, int64_t step);
-
-  // A checkpoint of the schedule is taken after the step just finished.
-  void CheckpointTaken();
+  // False when that is no further than the kMaxRollbacks before it came: the job fails. Only a
+  // checkpoint that could be read counts as progress, never one that was merely begun.
+  [[nodiscard]] bool RolledBack(const TrainingCounters& at_checkpoint, int64_t checkpoint_step,
+                                int64_t step);
 
   const TrainingCounters& counters() const { return counters_; }
 
@@ -61,7 +61,6 @@ class StepGuard {
   const bool scaled_;
   const NanPolicy policy_;
   TrainingCounters counters_;
-  bool applied_ = false;  // the last step
 };
 
 }  // namespace mindforge

@@ -60,8 +60,8 @@ std::string WhyStopped(int64_t step, const StepResult& result, const TrainRecipe
                        const TrainingCounters& counters, int64_t checkpointed) {
   std::string tried;
   if (recipe.nan_policy == NanPolicy::kRollBack) {
-    tried = absl::StrCat(" after ", counters.rollbacks_in_a_row,
-                         " rollbacks without a new checkpoint between");
+    tried =
+        absl::StrCat(" after ", counters.rollbacks_in_a_row, " rollbacks to the same checkpoint");
   } else if (recipe.nan_policy == NanPolicy::kSkip) {
     tried = absl::StrCat(" after ", counters.skipped_in_a_row, " skipped steps in a row");
   }

@@ -2,6 +2,7 @@
 
 #include <ATen/core/Tensor.h>
 
+#include <algorithm>
 #include <cmath>
 #include <exception>
 #include <optional>
@@ -32,7 +33,7 @@
 namespace mindforge {
 namespace {
 
-enum Tag : uint32_t { kVoteTag = 1, kEndTag = 2 };
+enum Tag : uint32_t { kVoteTag = 1, kEndTag = 2, kNewestTag = 4 };
 
 // At most so often a rank says where it is; every change of phase is said at once.
 constexpr absl::Duration kStateInterval = absl::Milliseconds(500);
@@ -92,7 +93,7 @@ class TrainRun::Impl {
   void Report(int64_t step, const StepResult& result, const StepDecision& decision);
   // `detail`: what a long wait is for, so that nobody takes it for a hang.
   void ReportState(TrainPhase phase, bool always = true, const std::string& detail = "");
-  absl::Status NotFinite(int64_t step, const StepResult& result) const;
+  absl::Status NotFinite(int64_t step, const StepResult& result);
 
   const TrainOptions options_;
   const Clock& clock_;
@@ -115,7 +116,7 @@ class TrainRun::Impl {
   StepTimeout timeout_;
   bool after_checkpoint_ = false;  // rank 0 may stall in the step after one
   int64_t resumed_from_ = -1;
-  int64_t checkpointed_ = -1;  // newest step whose checkpoint was started, or that we resumed from
+  int64_t resumed_checkpoint_ = -1;  // the same, where it was a checkpoint of this job
   double flops_per_token_ = 0;
   int64_t activity_ = 0;  // microbatches so far
   absl::Duration last_state_ = -absl::InfiniteDuration();
@@ -177,7 +178,7 @@ absl::Status TrainRun::Impl::JoinGroup() {
 
 absl::StatusOr<TrainOutcome> TrainRun::Impl::TrainFrom(const StartingPoint& start) {
   resumed_from_ = start.step;
-  if (start.of_checkpoint) checkpointed_ = start.step;
+  if (start.of_checkpoint) resumed_checkpoint_ = start.step;
   last_loss_ = start.loss;
   runner_->guard().Resume(start.counters);
   commit_.emplace(options_.rank, options_.world_size, start.step, setup_.agreement);
@@ -235,7 +236,9 @@ absl::Status TrainRun::Impl::RollBack(int64_t step, const StepResult& result) {
   }
   ASSIGN_OR_RETURN(const StartingPoint start, RestoreOrInitialize(options_, points, setup_, *model_,
                                                                   *optimizer_, *group_, sink_));
-  runner_->guard().RolledBack(start.counters, start.step, step);
+  if (!runner_->guard().RolledBack(start.counters, start.step, step)) {
+    return NotFinite(step, result);
+  }
   last_loss_ = start.loss;
   if (options_.rank == 0) {
     sink_.OnLog(LogSeverity::kWARNING,
@@ -243,7 +246,7 @@ absl::Status TrainRun::Impl::RollBack(int64_t step, const StepResult& result) {
                              start.of_checkpoint ? absl::StrCat("step ", start.step) : "the start",
                              ", steps ", start.step + 1, " to ", step, " are left out (rollback ",
                              runner_->guard().counters().rollbacks_in_a_row, " of ",
-                             StepGuard::kMaxRollbacks, " without a new checkpoint)"));
+                             StepGuard::kMaxRollbacks, " to this checkpoint)"));
   }
   return absl::OkStatus();
 }
@@ -267,10 +270,6 @@ absl::Status TrainRun::Impl::TakeCheckpoint(int64_t step, bool final, StepResult
     ASSIGN_OR_RETURN(result->validation_loss, ValidationLoss(*model_, *loader_, *group_));
     result->timings.validation = lap();
   }
-  if (options_.checkpoint_every > 0 && step % options_.checkpoint_every == 0) {
-    runner_->guard().CheckpointTaken();
-  }
-  checkpointed_ = step;
   if (writer_ == nullptr) return absl::OkStatus();
   CheckpointState state = StateAt(step);
   state.validation_loss = result->validation_loss;
@@ -359,10 +358,18 @@ void TrainRun::Impl::ReportState(TrainPhase phase, bool always, const std::strin
                  .activity = activity_});
 }
 
-absl::Status TrainRun::Impl::NotFinite(int64_t step, const StepResult& result) const {
+absl::Status TrainRun::Impl::NotFinite(int64_t step, const StepResult& result) {
+  int64_t checkpoint = resumed_checkpoint_;
+  if (writer_ != nullptr) {
+    writer_->Finish().IgnoreError();  // it has logged
+    checkpoint = std::max(checkpoint, writer_->written_step());
+  }
+  // Where it fails, the other ranks name an older one: no reason to say anything else.
+  group_->BroadcastHost(&checkpoint, sizeof(checkpoint), kNewestTag, StepTimeout::kCeiling)
+      .IgnoreError();
   return InvalidArgument(
       "training.learning_rate",
-      WhyStopped(step, result, options_.recipe, runner_->guard().counters(), checkpointed_));
+      WhyStopped(step, result, options_.recipe, runner_->guard().counters(), checkpoint));
 }
 
 TrainRun::TrainRun(TrainOptions options, const Clock& clock, TrainControl& control,
