@@ -61,8 +61,11 @@ TEST_F(DatasetTest, FillsWithoutDocumentStartsInPadMode) {
   std::vector<int64_t> inputs(5);
   std::vector<int64_t> targets(5);
   std::vector<float> mask(5);
-  dataset->FillMicrobatch(
-      {0}, {absl::MakeSpan(inputs), absl::MakeSpan(targets), absl::MakeSpan(mask), {}});
+  ASSERT_TRUE(
+      dataset
+          ->FillMicrobatch(
+              {0}, {absl::MakeSpan(inputs), absl::MakeSpan(targets), absl::MakeSpan(mask), {}})
+          .ok());
   EXPECT_NE(inputs[0], 0);
 }
 

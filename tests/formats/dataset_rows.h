@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <vector>
 
+#include "common/check.h"
 #include "worker/data/dataset.h"
 
 namespace mindforge {
@@ -23,8 +24,10 @@ inline std::vector<DatasetRow> RowsOf(const Dataset& dataset,
   std::vector<int64_t> targets(size, -1);
   std::vector<float> mask(size, -1);
   std::vector<int32_t> starts(size, -1);
-  dataset.FillMicrobatch(sequences, {absl::MakeSpan(inputs), absl::MakeSpan(targets),
-                                     absl::MakeSpan(mask), absl::MakeSpan(starts)});
+  const absl::Status filled =
+      dataset.FillMicrobatch(sequences, {absl::MakeSpan(inputs), absl::MakeSpan(targets),
+                                         absl::MakeSpan(mask), absl::MakeSpan(starts)});
+  MF_CHECK(filled.ok()) << filled.message();
   std::vector<DatasetRow> rows;
   for (size_t r = 0; r < sequences.size(); ++r) {
     const size_t begin = r * length;

@@ -61,10 +61,6 @@ std::vector<BadJob> BadJobs() {
          std::ofstream(folder / "file") << "x";
          start.mutable_spec()->mutable_data()->set_cache_dir(folder / "file");
        }},
-      {"AnotherDataset", "data.path",
-       [](const TestFolder&, v1::StartTraining& start) {
-         start.set_dataset_digest("0123456789abcdef");
-       }},
       {"NoTokenizer", "data.tokenizer",
        [](const TestFolder& folder, v1::StartTraining& start) {
          start.mutable_spec()->mutable_data()->set_tokenizer(folder / "none");
@@ -106,6 +102,44 @@ std::vector<BadJob> BadJobs() {
          start.set_checkpoint_dir(folder / "file");
        }},
   };
+}
+
+// One that joined, or starts again, where a mount is missing: the job is not at fault.
+TEST(AJobThatHasBegun, IsNotEndedByAWorkerThatDoesNotSeeItsData) {
+  const TestFolder folder;
+  const v1::StartTraining good = TinyJob(folder);
+  TrainerGroup first(good, 1);
+  ASSERT_EQ(first.rank(0).Wait().code, 0);
+  const std::string digest = first.rank(0).reports().states.back().dataset_digest();
+  const auto outcome = [&](const std::function<void(v1::StartTraining&)>& spoil) {
+    v1::StartTraining start = good;
+    start.set_dataset_digest(digest);
+    start.set_checkpoint_dir(folder / "other");
+    spoil(start);
+    TrainerGroup group(start, 1);
+    EXPECT_EQ(group.rank(0).Wait().code, 1);
+    return group.rank(0).reports().failure.value_or(v1::TrainerFailure());
+  };
+  WriteCorpus(folder / "stale.jsonl", 42);
+  const std::pair<const char*, std::function<void(v1::StartTraining&)>> cases[] = {
+      {"none.jsonl is not there",
+       [&](v1::StartTraining& start) {
+         start.mutable_spec()->mutable_data()->set_path(folder / "none.jsonl");
+       }},
+      {"has changed since the job began",
+       [&](v1::StartTraining& start) {
+         start.mutable_spec()->mutable_data()->set_path(folder / "stale.jsonl");
+       }},
+      {"data.tokenizer",
+       [&](v1::StartTraining& start) {
+         start.mutable_spec()->mutable_data()->set_tokenizer(folder / "none");
+       }},
+  };
+  for (const auto& [says, spoil] : cases) {
+    const auto failure = outcome(spoil);
+    EXPECT_EQ(failure.kind(), v1::FAILURE_KIND_WORKER) << failure.message();
+    EXPECT_THAT(failure.message(), AllOf(HasSubstr(says), HasSubstr("the job goes on")));
+  }
 }
 
 TEST(MalformedLines, AreSkippedAndCountedWhenTheJobSaysSo) {

@@ -8,9 +8,10 @@
 
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "absl/types/span.h"
 #include "common/check.h"
-#include "common/logging.h"
+#include "common/error_details.h"
 #include "common/status_macros.h"
 #include "worker/data/bad_lines.h"
 #include "worker/data/jsonl_reader.h"
@@ -87,6 +88,10 @@ std::vector<Share> EncodeBatch(const Task& task, const std::vector<NumberedLine>
   return shares;
 }
 
+absl::Status UnusableData(const std::string& message) {
+  return Error(absl::StatusCode::kInvalidArgument, kUnusableData, message);
+}
+
 // What all batches together are found to be.
 class Verdict {
  public:
@@ -100,27 +105,26 @@ class Verdict {
 
   int64_t bad_count() const { return bad_.count(); }
 
-  // OK, or why nothing can be trained on.
+  // OK, or why nothing can be trained on (kUnusableData).
   absl::Status ToStatus(MalformedLines malformed) const {
     const bool single = files_.size() == 1;
     if (malformed == MalformedLines::kRefuse && bad_.count() > 0) {
-      return absl::InvalidArgumentError(absl::StrCat(
+      return UnusableData(absl::StrCat(
           single ? absl::StrCat(files_[0].path, ": ") : "", bad_.InWords(!single),
           ". Each line must be ", encoder_.line_form(),
           ", in UTF-8 (iconv converts other encodings, jq -c '.[]' a JSON array); mend them, or "
           "leave them out with malformed_lines: skip"));
     }
     if (trainable_) return absl::OkStatus();
-    return absl::InvalidArgumentError(absl::StrCat(
+    return UnusableData(absl::StrCat(
         files_[0].path,
         single ? " holds no " : absl::StrCat(" and ", files_.size() - 1, " more hold no "),
         encoder_.trainable_form(), ": nothing to train on",
         bad_.count() > 0 ? absl::StrCat("; ", bad_.InWords(!single)) : ""));
   }
 
-  void LogSkipped() const {
-    for (const std::string& file : bad_.PerFile()) MF_LOG(WARNING) << "left out: " << file;
-  }
+  // By file, a line each.
+  std::string Notes() const { return absl::StrJoin(bad_.PerFile(), "\n"); }
 
  private:
   const std::vector<DataFile>& files_;
@@ -178,7 +182,7 @@ absl::Status BuildTokenFile(const TokenCacheOptions& options, const std::vector<
     const Task task{.encoder = encoder, .file = static_cast<int64_t>(digests.size())};
     ASSIGN_OR_RETURN(digests.emplace_back(), AddFile(options, task, file, stored_before,
                                                      writer.get(), &verdict, &progress));
-    stored_before += file.stored_bytes;
+    stored_before += file.identity.bytes;
   }
   progress.Finish();
   RETURN_IF_ERROR(verdict.ToStatus(options.malformed));
@@ -187,8 +191,10 @@ absl::Status BuildTokenFile(const TokenCacheOptions& options, const std::vector<
         absl::StrCat(files[0].path, files.size() == 1 ? "" : " or another of the dataset's files",
                      " changed while it was read; start again when it is complete"));
   }
-  verdict.LogSkipped();
-  return writer->Finish(digest, tokenizer_digest, verdict.bad_count());
+  return writer->Finish({.dataset_digest = digest,
+                         .tokenizer_digest = tokenizer_digest,
+                         .skipped_lines = verdict.bad_count(),
+                         .notes = verdict.Notes()});
 }
 
 }  // namespace mindforge

@@ -4,7 +4,6 @@
 
 #include <algorithm>
 #include <cerrno>
-#include <memory>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -12,14 +11,20 @@
 #include "common/durable_file.h"
 #include "common/logging.h"
 #include "common/status_macros.h"
-#include "worker/data/byte_source.h"
 #include "xxhash.h"
 
 namespace mindforge {
 namespace {
 
 constexpr size_t kMaxFiles = 100'000;
-constexpr size_t kReadBytes = size_t{1} << 20;
+
+FileIdentity IdentityOf(const struct stat& info) {
+  constexpr int64_t kSecond = 1'000'000'000;
+  return {.bytes = info.st_size,
+          .modified_ns = info.st_mtim.tv_sec * kSecond + info.st_mtim.tv_nsec,
+          .changed_ns = info.st_ctim.tv_sec * kSecond + info.st_ctim.tv_nsec,
+          .inode = info.st_ino};
+}
 
 absl::Status Add(const std::string& path, std::vector<DataFile>* files) {
   struct stat info {};
@@ -30,7 +35,7 @@ absl::Status Add(const std::string& path, std::vector<DataFile>* files) {
                      "; give a .jsonl, .jsonl.gz or .jsonl.zst file, or a folder of such files"));
   }
   if (!S_ISDIR(info.st_mode)) {
-    files->push_back({path, info.st_size});
+    files->push_back({path, IdentityOf(info)});
     return absl::OkStatus();
   }
   ASSIGN_OR_RETURN(const std::vector<std::string> names, ListDir(path));
@@ -45,7 +50,7 @@ absl::Status Add(const std::string& path, std::vector<DataFile>* files) {
     const std::string file = JoinPath(path, name);
     if (::stat(file.c_str(), &info) != 0) return ErrnoStatus(errno, "cannot stat", file);
     if (S_ISDIR(info.st_mode)) continue;
-    files->push_back({file, info.st_size});
+    files->push_back({file, IdentityOf(info)});
     if (files->size() > kMaxFiles) {
       return absl::InvalidArgumentError(
           absl::StrCat(path, " has more than ", kMaxFiles, " data files; join some of them"));
@@ -58,23 +63,13 @@ absl::Status Add(const std::string& path, std::vector<DataFile>* files) {
                    "not count); name them, or give the right folder"));
 }
 
-absl::StatusOr<uint64_t> DigestOfFile(const std::string& path, int64_t stored_before,
-                                      ProgressMeter& progress) {
-  ASSIGN_OR_RETURN(const std::unique_ptr<ByteSource> source, ByteSource::Open(path));
-  const std::unique_ptr<XXH3_state_t, XXH_errorcode (*)(XXH3_state_t*)> hash(XXH3_createState(),
-                                                                             &XXH3_freeState);
-  XXH3_64bits_reset(hash.get());
-  std::vector<char> block(kReadBytes);
-  while (true) {
-    ASSIGN_OR_RETURN(const size_t got, source->Read(block.data(), block.size()));
-    if (got == 0) break;
-    XXH3_64bits_update(hash.get(), block.data(), got);
-    progress.Advance(stored_before + source->stored_bytes_read());
-  }
-  return XXH3_64bits_digest(hash.get());
-}
-
 }  // namespace
+
+absl::StatusOr<FileIdentity> IdentityOf(const std::string& path) {
+  struct stat info {};
+  if (::stat(path.c_str(), &info) != 0) return ErrnoStatus(errno, "cannot stat", path);
+  return IdentityOf(info);
+}
 
 std::string_view WithoutCompression(std::string_view name) {
   for (const std::string_view suffix : {".gz", ".zst"}) {
@@ -94,7 +89,7 @@ absl::StatusOr<std::vector<DataFile>> ListDataFiles(const std::vector<std::strin
 
 int64_t StoredBytes(absl::Span<const DataFile> files) {
   int64_t bytes = 0;
-  for (const DataFile& file : files) bytes += file.stored_bytes;
+  for (const DataFile& file : files) bytes += file.identity.bytes;
   return bytes;
 }
 
@@ -108,16 +103,6 @@ uint64_t CombineDigests(absl::Span<const uint64_t> digests) {
       bytes.push_back(static_cast<uint8_t>(digest >> shift));
   }
   return XXH3_64bits(bytes.data(), bytes.size());
-}
-
-absl::StatusOr<uint64_t> DigestOfFiles(absl::Span<const DataFile> files, ProgressMeter& progress) {
-  std::vector<uint64_t> digests;
-  int64_t stored_before = 0;
-  for (const DataFile& file : files) {
-    ASSIGN_OR_RETURN(digests.emplace_back(), DigestOfFile(file.path, stored_before, progress));
-    stored_before += file.stored_bytes;
-  }
-  return CombineDigests(digests);
 }
 
 }  // namespace mindforge

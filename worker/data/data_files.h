@@ -1,4 +1,4 @@
-// Which files make up a dataset, and the digest of what is in them. It does not know lines.
+// Which files make up a dataset, and what tells that one is as it was. It does not know lines.
 #pragma once
 
 #include <cstdint>
@@ -8,14 +8,26 @@
 
 #include "absl/status/statusor.h"
 #include "absl/types/span.h"
-#include "worker/data/progress_meter.h"
 
 namespace mindforge {
 
+// What changes when a file's content does. The device is left out: hosts number a shared one
+// differently.
+struct FileIdentity {
+  int64_t bytes = 0;  // on disk
+  int64_t modified_ns = 0;
+  int64_t changed_ns = 0;  // nobody can set it back
+  uint64_t inode = 0;
+
+  bool operator==(const FileIdentity&) const = default;
+};
+
 struct DataFile {
   std::string path;
-  int64_t stored_bytes = 0;  // on disk
+  FileIdentity identity;  // when it was listed
 };
+
+absl::StatusOr<FileIdentity> IdentityOf(const std::string& path);
 
 // The name without .gz or .zst at its end.
 std::string_view WithoutCompression(std::string_view name);
@@ -33,9 +45,5 @@ int64_t StoredBytes(absl::Span<const DataFile> files);
 // One file's digest for itself; for several, a digest of theirs in order. Names do not matter.
 // REQUIRES: not empty.
 uint64_t CombineDigests(absl::Span<const uint64_t> digests);
-
-// The dataset's digest: CombineDigests of the XXH3-64 of each file's (decompressed) bytes. Errors
-// as ByteSource.
-absl::StatusOr<uint64_t> DigestOfFiles(absl::Span<const DataFile> files, ProgressMeter& progress);
 
 }  // namespace mindforge

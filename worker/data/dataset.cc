@@ -57,7 +57,8 @@ absl::StatusOr<std::unique_ptr<Dataset>> Dataset::Open(DatasetOptions options) {
                                                       .cache_dir = options.cache_dir,
                                                       .threads = options.threads,
                                                       .progress = options.progress,
-                                                      .encoder = conversations.get()},
+                                                      .encoder = conversations.get(),
+                                                      .expected_digest = options.expected_digest},
                                                      *dataset->tokenizer_));
   const RowOptions rows{.max_seq_len = options.max_seq_len,
                         .packing = options.packing,
@@ -91,8 +92,8 @@ AnswersFound Dataset::LookForAnswers(int64_t rows) const {
   return found;
 }
 
-void Dataset::FillMicrobatch(absl::Span<const int64_t> sequences,
-                             const MicrobatchBuffers& out) const {
+absl::Status Dataset::FillMicrobatch(absl::Span<const int64_t> sequences,
+                                     const MicrobatchBuffers& out) const {
   const auto length = static_cast<size_t>(row_length());
   const size_t needed = sequences.size() * length;
   MF_CHECK(out.inputs.size() >= needed && out.targets.size() >= needed && out.mask.size() >= needed)
@@ -111,6 +112,7 @@ void Dataset::FillMicrobatch(absl::Span<const int64_t> sequences,
                              .mask = part(out.mask),
                              .document_starts = part(out.document_starts)});
   }
+  return cache_->status();
 }
 
 }  // namespace mindforge

@@ -38,6 +38,7 @@ struct DatasetOptions {
   bool add_bos_eos = false;  // around each text
   // Set: a line is a conversation, not a text.
   std::optional<ConversationOptions> conversations;
+  std::string expected_digest;  // see TokenCacheOptions
 };
 
 // What a look at a dataset of conversations found.
@@ -66,19 +67,25 @@ class Dataset {
   const std::string& tokenizer_digest() const;  // of its tokenizer.json
   int64_t documents() const { return cache_->documents(); }
   int64_t tokens() const { return cache_->tokens(); }
-  // Malformed lines that were left out.
+  // Malformed lines that were left out, and which, by file, a line each.
   int64_t skipped_lines() const { return cache_->skipped_lines(); }
+  const std::string& notes() const { return cache_->notes(); }
   int64_t pad_id() const { return *options_.pad_id; }
   int64_t bos_id() const { return *options_.bos_id; }
   int64_t eos_id() const { return *options_.eos_id; }
+
+  // DATA_LOSS: the token cache was found damaged (TokenCache::status).
+  absl::Status status() const { return cache_->status(); }
 
   // Looks at the first `rows` conversations, in pad mode, and on until one with an answer; nothing
   // where rows are texts or packed.
   AnswersFound LookForAnswers(int64_t rows) const;
 
   // Fills the first `sequences.size()` rows of the buffers. REQUIRES: indices in [0, sequences()),
-  // buffers large enough.
-  void FillMicrobatch(absl::Span<const int64_t> sequences, const MicrobatchBuffers& out) const;
+  // buffers large enough. DATA_LOSS: the token cache is damaged; what was filled counts for nothing
+  // (TokenCache::status).
+  absl::Status FillMicrobatch(absl::Span<const int64_t> sequences,
+                              const MicrobatchBuffers& out) const;
 
  private:
   Dataset();

@@ -1,8 +1,6 @@
 #include "worker/data/token_cache.h"
 
 #include <fcntl.h>
-#include <poll.h>
-#include <sys/file.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -12,67 +10,42 @@
 #include <cstring>
 #include <utility>
 
-#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "common/check.h"
 #include "common/durable_file.h"
 #include "common/error_details.h"
+#include "common/logging.h"
 #include "common/status_macros.h"
 #include "common/unique_fd.h"
 #include "worker/data/cache_builder.h"
+#include "worker/data/cache_place.h"
 #include "worker/data/data_files.h"
 #include "worker/data/line_encoder.h"
+#include "worker/data/source_digests.h"
 #include "worker/data/token_file.h"
 #include "worker/tokenizer/tokenizer.h"
 
 namespace mindforge {
 namespace {
 
-constexpr int kLockPollMilliseconds = 100;
+constexpr int kAttempts = 3;  // to open what others may replace meanwhile
 
 absl::Status Unsound(const std::string& path, const char* what) {
   return absl::DataLossError(absl::StrCat(path, ": ", what));
 }
 
-// Waits for the builder of this cache, if there is one; its lock goes with its process. An invalid
-// descriptor where the file system has no locks.
-absl::StatusOr<UniqueFd> TakeLock(const std::string& path, const TokenCacheOptions& options) {
-  UniqueFd fd(::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0644));
-  if (!fd.valid()) return ErrnoStatus(errno, "cannot create", path);
-  ProgressMeter progress(options.progress, TokenCacheProgress::Phase::kWaiting);
-  while (::flock(fd.get(), LOCK_EX | LOCK_NB) != 0) {
-    if (errno == EINTR) continue;
-    if (errno != EWOULDBLOCK) return UniqueFd();
-    progress.Advance(0);
-    ::poll(nullptr, 0, kLockPollMilliseconds);
-  }
-  return fd;
+absl::Status AnotherDataset(const TokenCacheOptions& options, const std::string& digest) {
+  return Error(absl::StatusCode::kFailedPrecondition, kAnotherDataset,
+               absl::StrCat(options.paths[0],
+                            options.paths.size() == 1 ? "" : " or another of the dataset's files",
+                            " has changed since the job began: digest ", digest,
+                            ", at first start ", options.expected_digest));
 }
 
-// Why the cache's folder cannot be used. Only what a restart cannot cure is the user's.
-absl::Status NoPlace(const absl::Status& status) {
-  const std::string description =
-      absl::StrCat(std::string(status.message()),
-                   "; token caches need a folder that this worker may write: name one that all "
-                   "workers see as data.cache_dir");
-  switch (status.code()) {
-    case absl::StatusCode::kPermissionDenied:
-    case absl::StatusCode::kNotFound:
-    case absl::StatusCode::kAlreadyExists:
-      return InvalidArgument("data.cache_dir", description);
-    default:
-      return absl::Status(status.code(), description);
-  }
-}
-
-// What builders that were killed left behind. Only under the lock: nobody else writes then.
-void RemoveLeftovers(const std::string& cache_dir, const std::string& name) {
-  const absl::StatusOr<std::vector<std::string>> names = ListDir(cache_dir);
-  if (!names.ok()) return;
-  for (const std::string& other : *names) {
-    if (other.starts_with(name + ".tmp-")) ::unlink(JoinPath(cache_dir, other).c_str());
-  }
+void RemoveDamaged(const std::string& path, const absl::Status& why) {
+  MF_LOG(WARNING) << "the token cache is damaged and made anew: " << why.message();
+  ::unlink(path.c_str());
 }
 
 }  // namespace
@@ -83,25 +56,41 @@ absl::StatusOr<std::unique_ptr<TokenCache>> TokenCache::Open(const TokenCacheOpt
     return absl::InvalidArgumentError("no folder for the token cache was given");
   }
   ASSIGN_OR_RETURN(const std::vector<DataFile> files, ListDataFiles(options.paths));
-  ProgressMeter reading(options.progress, TokenCacheProgress::Phase::kReading, StoredBytes(files));
-  ASSIGN_OR_RETURN(const uint64_t digest, DigestOfFiles(files, reading));
-  const std::string name =
-      absl::StrFormat("%016x-%s%s.tokens", digest, tokenizer.digest(),
-                      options.encoder == nullptr ? "" : options.encoder->key());
-  const std::string path = JoinPath(options.cache_dir, name);
+  ASSIGN_OR_RETURN(const uint64_t digest,
+                   DigestOfFiles(files, {.cache_dir = options.cache_dir,
+                                         .progress = options.progress,
+                                         .settled_after = options.settled_after}));
+  const std::string hex = absl::StrFormat("%016x", digest);
+  if (!options.expected_digest.empty() && hex != options.expected_digest) {
+    return AnotherDataset(options, hex);
+  }
+  // The version stands for what makes ids of a file: another one takes none of this one's caches.
+  const std::string path = JoinPath(
+      options.cache_dir,
+      absl::StrCat(hex, "-", tokenizer.digest(),
+                   options.encoder == nullptr ? "" : options.encoder->key(), ".v2.tokens"));
   // One that leaves lines out is not for who refuses them: building says which they are.
   const auto usable = [&](const absl::StatusOr<std::unique_ptr<TokenCache>>& cache) {
     return cache.ok() &&
            (options.malformed == MalformedLines::kSkip || (*cache)->skipped_lines() == 0);
   };
-  if (absl::StatusOr<std::unique_ptr<TokenCache>> cache = Map(path); usable(cache)) return cache;
-  if (const absl::Status made = MakeDirs(options.cache_dir); !made.ok()) return NoPlace(made);
-  absl::StatusOr<UniqueFd> lock = TakeLock(path + ".lock", options);
-  if (!lock.ok()) return NoPlace(lock.status());
-  if (absl::StatusOr<std::unique_ptr<TokenCache>> cache = Map(path); usable(cache)) return cache;
-  if (lock->valid()) RemoveLeftovers(options.cache_dir, name);
-  RETURN_IF_ERROR(BuildTokenFile(options, files, tokenizer, digest, path));
-  return Map(path);
+  absl::StatusOr<std::unique_ptr<TokenCache>> cache = Map(path);
+  if (usable(cache)) return cache;
+  if (const absl::Status made = MakeDirs(options.cache_dir); !made.ok()) return OfCacheDir(made);
+  const absl::StatusOr<UniqueFd> lock = TakeCacheLock(path + ".lock", options.progress);
+  if (!lock.ok()) return OfCacheDir(lock.status());
+  for (int attempt = 0; attempt < kAttempts; ++attempt) {
+    cache = Map(path);
+    if (usable(cache)) return cache;
+    if (absl::IsDataLoss(cache.status())) RemoveDamaged(path, cache.status());
+    if (lock->valid()) RemoveLeftovers(path);
+    RETURN_IF_ERROR(BuildTokenFile(options, files, tokenizer, digest, path));
+    cache = Map(path);
+    if (usable(cache)) return cache;
+  }
+  return OfCacheDir(absl::UnavailableError(
+      absl::StrCat(path, " was made ", kAttempts,
+                   " times and cannot be read back: ", std::string(cache.status().message()))));
 }
 
 absl::StatusOr<std::unique_ptr<TokenCache>> TokenCache::Map(const std::string& path) {
@@ -114,29 +103,79 @@ absl::StatusOr<std::unique_ptr<TokenCache>> TokenCache::Map(const std::string& p
   void* const mapped = ::mmap(nullptr, size, PROT_READ, MAP_PRIVATE, fd.get(), 0);
   if (mapped == MAP_FAILED) return ErrnoStatus(errno, "cannot map", path);
   std::unique_ptr<TokenCache> cache(new TokenCache());
+  cache->path_ = path;
+  cache->inode_ = info.st_ino;
   cache->mapped_ = static_cast<const char*>(mapped);
   cache->mapped_bytes_ = size;
+  RETURN_IF_ERROR(cache->TakeHeader());
+  return cache;
+}
+
+absl::Status TokenCache::TakeHeader() {
   TokenFileHeader header;
-  std::memcpy(&header, mapped, sizeof(header));
+  std::memcpy(&header, mapped_, sizeof(header));
   const TokenFileHeader expected;
   if (std::memcmp(header.magic, expected.magic, sizeof(header.magic)) != 0 ||
       header.header_digest != DigestOf(header)) {
-    return Unsound(path, "its header is damaged");
+    return Unsound(path_, "its header is damaged");
   }
-  const char* const payload = cache->mapped_ + sizeof(header);
-  const size_t payload_bytes = size - sizeof(header);
-  if (payload_bytes != IdsBytes(header) + (header.documents + 1) * sizeof(uint64_t) ||
-      header.payload_digest != XXH3_64bits(payload, payload_bytes)) {
-    return Unsound(path, "its content is damaged");
+  payload_bytes_ = PayloadBytes(header);
+  const uint64_t blocks = Blocks(header);
+  const uint64_t tail_bytes = blocks * sizeof(uint64_t) + header.notes_bytes;
+  if (mapped_bytes_ != sizeof(header) + payload_bytes_ + tail_bytes) {
+    return Unsound(path_, "it has another length than its header says");
   }
-  cache->dataset_digest_ = absl::StrFormat("%016x", header.dataset_digest);
-  cache->documents_ = static_cast<int64_t>(header.documents);
-  cache->tokens_ = static_cast<int64_t>(header.tokens);
-  cache->skipped_lines_ = header.skipped_lines;
-  cache->id_bytes_ = static_cast<int>(header.id_bytes);
-  cache->ids_ = payload;
-  cache->offsets_ = reinterpret_cast<const uint64_t*>(payload + IdsBytes(header));
-  return cache;
+  ids_ = mapped_ + sizeof(header);
+  block_digests_ = ids_ + payload_bytes_;
+  if (header.tail_digest != XXH3_64bits(block_digests_, tail_bytes)) {
+    return Unsound(path_, "the digests of its blocks are damaged");
+  }
+  notes_.assign(block_digests_ + blocks * sizeof(uint64_t), header.notes_bytes);
+  dataset_digest_ = absl::StrFormat("%016x", header.dataset_digest);
+  documents_ = static_cast<int64_t>(header.documents);
+  tokens_ = static_cast<int64_t>(header.tokens);
+  skipped_lines_ = header.skipped_lines;
+  id_bytes_ = static_cast<int>(header.id_bytes);
+  offsets_ = reinterpret_cast<const uint64_t*>(ids_ + IdsBytes(header));
+  blocks_ = std::make_unique<std::atomic<BlockState>[]>(blocks);
+  // Offsets are a small part, and everything follows them: nothing is derived from unchecked ones.
+  Check(IdsBytes(header), payload_bytes_);
+  return damaged_ ? Unsound(path_, "its offsets are damaged") : absl::OkStatus();
+}
+
+bool TokenCache::IsSound(uint64_t block) const {
+  uint64_t expected = 0;
+  std::memcpy(&expected, block_digests_ + block * sizeof(expected), sizeof(expected));
+  const uint64_t begin = block * TokenFileHeader::kBlockBytes;
+  const uint64_t bytes = std::min(TokenFileHeader::kBlockBytes, payload_bytes_ - begin);
+  return XXH3_64bits(ids_ + begin, bytes) == expected;
+}
+
+void TokenCache::Check(uint64_t begin, uint64_t end) const {
+  if (begin == end) return;
+  const uint64_t last = (end - 1) / TokenFileHeader::kBlockBytes;
+  for (uint64_t block = begin / TokenFileHeader::kBlockBytes; block <= last; ++block) {
+    if (blocks_[block].load(std::memory_order_relaxed) == BlockState::kSound) continue;
+    if (IsSound(block)) {
+      blocks_[block].store(BlockState::kSound, std::memory_order_relaxed);
+      continue;
+    }
+    damaged_block_ = block;
+    if (damaged_.exchange(true)) continue;
+    // Another may have made it anew already.
+    struct stat info {};
+    if (::stat(path_.c_str(), &info) == 0 && info.st_ino == inode_) {
+      RemoveDamaged(path_, Unsound(path_, "one of its blocks is"));
+    }
+  }
+}
+
+absl::Status TokenCache::status() const {
+  if (!damaged_) return absl::OkStatus();
+  const uint64_t at = sizeof(TokenFileHeader) + damaged_block_ * TokenFileHeader::kBlockBytes;
+  return absl::DataLossError(absl::StrCat("the token cache ", path_,
+                                          " is damaged in the block at byte ", at,
+                                          "; it was removed and is made anew at the next start"));
 }
 
 TokenCache::~TokenCache() {
@@ -148,6 +187,7 @@ void TokenCache::CopyIds(int64_t document, int64_t begin, absl::Span<int64_t> ou
   MF_CHECK(begin >= 0 && begin + static_cast<int64_t>(out.size()) <= DocumentLength(document))
       << begin << " + " << out.size() << " of " << DocumentLength(document);
   const auto first = static_cast<size_t>(DocumentOffset(document) + begin);
+  Check(first * id_bytes_, (first + out.size()) * id_bytes_);
   if (id_bytes_ == 2) {
     const auto* const ids = reinterpret_cast<const uint16_t*>(ids_) + first;
     std::copy_n(ids, out.size(), out.begin());

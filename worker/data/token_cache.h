@@ -3,6 +3,7 @@
 // both packing modes share it. It does not know rows or batches (dataset.h).
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 #include <memory>
 #include <string>
@@ -10,6 +11,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "absl/time/time.h"
 #include "absl/types/span.h"
 #include "worker/data/jsonl_reader.h"
 #include "worker/data/progress_meter.h"
@@ -33,18 +35,26 @@ struct TokenCacheOptions {
   ProgressFunction progress;  // called on the caller's thread
   JsonlLimits limits;
   const LineEncoder* encoder = nullptr;  // null: a line is its `text`
+  std::string expected_digest;           // of the dataset; empty: any
+  // See SourceDigestOptions.
+  absl::Duration settled_after = absl::Seconds(5);
 };
 
-// The token ids of each document. Immutable, safe from any thread.
+// Reasons (common/error_details.h). The texts cannot be trained on, whoever reads them.
+inline constexpr char kUnusableData[] = "UNUSABLE_DATA";
+// The files are not those of `expected_digest`.
+inline constexpr char kAnotherDataset[] = "ANOTHER_DATASET";
+
+// The token ids of each document. Safe from any thread.
 class TokenCache {
  public:
   // Opens the cache of (dataset, tokenizer, encoder), building it first when it is missing or
-  // unsound. One process of a host builds, others wait for it; where the file system has no locks
-  // each builds and the last rename wins. Memory does not grow with the files. A cache is taken as
-  // it is only when the digest of what is in the files now, read anew, is its own. NOT_FOUND: no
-  // dataset. INVALID_ARGUMENT: malformed lines (file, number and reason of the first ten, and how
-  // many), or nothing to train on; with a violation of data.cache_dir: that folder cannot be
-  // written. RESOURCE_EXHAUSTED: the disk is full.
+  // unsound, which is logged. One process of a host builds, others wait for it; where hosts do not
+  // see each other's locks each builds and the first to finish is everybody's. Memory does not grow
+  // with the files. Which cache it is, the digest of what is in the files decides
+  // (source_digests.h). NOT_FOUND: no dataset. INVALID_ARGUMENT, kUnusableData: malformed lines
+  // (file, number and reason of the first ten, and how many), or nothing to train on.
+  // FAILED_PRECONDITION, kAnotherDataset. With a violation of data.cache_dir: see OfCacheDir.
   static absl::StatusOr<std::unique_ptr<TokenCache>> Open(const TokenCacheOptions& options,
                                                           const Tokenizer& tokenizer);
   ~TokenCache();
@@ -56,8 +66,9 @@ class TokenCache {
   // DigestOfFiles in 16 hexadecimal digits: of one file the XXH3-64 of its (decompressed) bytes.
   const std::string& dataset_digest() const { return dataset_digest_; }
 
-  // Malformed lines that were left out.
+  // Malformed lines that were left out, and which, by file, a line each.
   int64_t skipped_lines() const { return skipped_lines_; }
+  const std::string& notes() const { return notes_; }
 
   int64_t DocumentLength(int64_t document) const {
     return static_cast<int64_t>(offsets_[document + 1] - offsets_[document]);
@@ -66,22 +77,43 @@ class TokenCache {
   int64_t DocumentOffset(int64_t document) const {
     return static_cast<int64_t>(offsets_[document]);
   }
-  // Copies ids [begin, begin + out.size()) of a document. REQUIRES: they exist.
+  // Copies ids [begin, begin + out.size()) of a document, having checked the blocks of the file
+  // that they lie in when they are first used. `out` counts only while status() is OK.
+  // REQUIRES: they exist.
   void CopyIds(int64_t document, int64_t begin, absl::Span<int64_t> out) const;
 
+  // DATA_LOSS once a block was found damaged. The file is removed then: the next Open makes it
+  // anew.
+  absl::Status status() const;
+
  private:
+  enum class BlockState : uint8_t { kUnknown, kSound };
+
   TokenCache() = default;
   static absl::StatusOr<std::unique_ptr<TokenCache>> Map(const std::string& path);
+  absl::Status TakeHeader();
+  // Checks what of the payload's bytes [begin, end) was not checked yet.
+  void Check(uint64_t begin, uint64_t end) const;
+  bool IsSound(uint64_t block) const;
 
+  std::string path_;
+  uint64_t inode_ = 0;
   std::string dataset_digest_;
   const char* mapped_ = nullptr;
   size_t mapped_bytes_ = 0;
   int64_t documents_ = 0;
   int64_t tokens_ = 0;
   int64_t skipped_lines_ = 0;
+  std::string notes_;
   int id_bytes_ = 0;  // 2 or 4
+  uint64_t payload_bytes_ = 0;
   const uint64_t* offsets_ = nullptr;
-  const char* ids_ = nullptr;
+  const char* ids_ = nullptr;            // where the payload begins
+  const char* block_digests_ = nullptr;  // unaligned uint64_t each
+  // Two threads may check a block at once, and come to the same.
+  std::unique_ptr<std::atomic<BlockState>[]> blocks_;
+  mutable std::atomic<bool> damaged_ = false;
+  mutable std::atomic<uint64_t> damaged_block_ = 0;
 };
 
 }  // namespace mindforge

@@ -8,8 +8,10 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "absl/strings/str_split.h"
 #include "common/durable_file.h"
 #include "common/error_details.h"
+#include "common/net.h"
 #include "common/status_macros.h"
 #include "common/version.h"
 #include "worker/formats/tokenizer_files.h"
@@ -110,6 +112,7 @@ absl::Status CheckPaths(const TrainDataOptions& data) {
 absl::Status CheckAnswers(const Dataset& dataset, int64_t max_seq_len, ProgressSink& sink) {
   constexpr int64_t kLookedAt = 10000;
   const AnswersFound found = dataset.LookForAnswers(kLookedAt);
+  if (!dataset.status().ok()) return WorkerUnfit(std::string(dataset.status().message()));
   if (found.without == 0) return absl::OkStatus();
   const std::string what = absl::StrCat(" no answer within ", max_seq_len, " tokens");
   if (found.without == found.rows) {
@@ -125,6 +128,17 @@ absl::Status CheckAnswers(const Dataset& dataset, int64_t max_seq_len, ProgressS
                           " (data.max_seq_len): nothing is learned from ",
                           found.without == 1 ? "it" : "them"));
   return absl::OkStatus();
+}
+
+void TellSkipped(const Dataset& dataset, ProgressSink& sink) {
+  const int64_t lines = dataset.skipped_lines();
+  if (lines == 0) return;
+  sink.OnLog(LogSeverity::kWARNING,
+             absl::StrCat(lines, lines == 1 ? " malformed line was" : " malformed lines were",
+                          " left out (data.malformed_lines: skip)"));
+  for (const absl::string_view file : absl::StrSplit(dataset.notes(), '\n', absl::SkipEmpty())) {
+    sink.OnLog(LogSeverity::kWARNING, absl::StrCat("left out of ", file));
+  }
 }
 
 absl::StatusOr<std::unique_ptr<Dataset>> OpenDataset(const TrainOptions& options,
@@ -143,22 +157,38 @@ absl::StatusOr<std::unique_ptr<Dataset>> OpenDataset(const TrainOptions& options
                             .seed = options.recipe.seed};
   }
   dataset.more_paths = options.data.more_paths;
+  dataset.expected_digest = options.dataset_digest;
   if (options.data.skip_malformed_lines) dataset.malformed = MalformedLines::kSkip;
   dataset.progress = [&sink](const TokenCacheProgress& progress) {
     sink.OnState({.detail = InWords(progress)});
   };
   auto opened = Dataset::Open(std::move(dataset));
   if (!opened.ok()) {
-    if (!GetViolations(opened.status()).empty()) return opened;
+    // Of the cache's folder, which names itself: one that may not be written, a full disk.
+    if (absl::IsInvalidArgument(opened.status()) && !GetViolations(opened.status()).empty()) {
+      return opened;
+    }
+    if (!GetViolations(opened.status()).empty()) {
+      return WorkerUnfit(std::string(opened.status().message()));
+    }
+    if (GetReason(opened.status()) == kUnusableData) return opened;
     return BlameField(opened.status(), FieldAtFault(options.data, opened.status()));
   }
-  if (const int64_t lines = (*opened)->skipped_lines(); lines > 0) {
-    sink.OnLog(LogSeverity::kWARNING,
-               absl::StrCat(lines, lines == 1 ? " malformed line was" : " malformed lines were",
-                            " left out (data.malformed_lines: skip)"));
-  }
+  TellSkipped(**opened, sink);
   RETURN_IF_ERROR(CheckAnswers(**opened, options.data.max_seq_len, sink));
   return opened;
+}
+
+// An error of opening the data of a job that began elsewhere or before with this very data: what is
+// missing is missing on this worker. What the data itself is refused for stays the job's end.
+absl::Status OfThisWorker(const TrainOptions& options, const absl::Status& status) {
+  const bool begun = !options.dataset_digest.empty();
+  if (!begun || ClassifyFailure(status) != FailureClass::kUser) return status;
+  return WorkerUnfit(absl::StrCat(
+      "on ", HostName(),
+      " the job's data is not as at its first start: ", std::string(status.message()),
+      "; mount the same storage there or put the old files back, and the job goes on; to train on "
+      "other data, cancel it and submit a new one"));
 }
 
 // OK when `files` are what the dataset's tokens were made with.
@@ -250,7 +280,9 @@ nlohmann::json SettingsOf(const TrainOptions& options, const JobSetup& setup) {
           {"lora_rank", recipe.lora_rank},
           {"seed", recipe.seed},
           {"max_steps", recipe.max_steps},
-          {"total_steps", setup.total_steps}};
+          {"total_steps", setup.total_steps},
+          {"sequences", setup.dataset->sequences()},
+          {"tokenizer", setup.dataset->tokenizer_digest()}};
 }
 
 }  // namespace
@@ -260,19 +292,19 @@ absl::StatusOr<JobSetup> SetUpJob(const TrainOptions& options, ProgressSink& sin
   JobSetup setup;
   // Before the data, which may take hours to tokenize: checkpoints carry what they are made with.
   absl::StatusOr<TokenizerFiles> tokenizer = ReadTokenizerFiles(options.data.tokenizer);
-  ASSIGN_OR_RETURN(setup.dataset, OpenDataset(options, sink));
-  if (!tokenizer.ok()) return BlameField(tokenizer.status(), "data.tokenizer");
+  absl::StatusOr<std::unique_ptr<Dataset>> dataset = OpenDataset(options, sink);
+  if (!dataset.ok()) {
+    if (GetReason(dataset.status()) == kUnusableData) {
+      return BlameField(dataset.status(), FieldAtFault(options.data, dataset.status()));
+    }
+    return OfThisWorker(options, dataset.status());
+  }
+  setup.dataset = *std::move(dataset);
+  if (!tokenizer.ok()) {
+    return OfThisWorker(options, BlameField(tokenizer.status(), "data.tokenizer"));
+  }
   RETURN_IF_ERROR(CheckTokenizer(options.data, *tokenizer, *setup.dataset));
   setup.tokenizer = std::move(tokenizer->texts);
-  if (!options.dataset_digest.empty() && options.dataset_digest != setup.dataset->digest()) {
-    return InvalidArgument(
-        "data.path",
-        absl::StrCat(
-            options.data.path, " has changed since the job began: digest ", setup.dataset->digest(),
-            ", at first start ", options.dataset_digest,
-            ", and a job trains on one dataset: submit a new one, which training.init_from "
-            "lets begin with this one's newest checkpoint"));
-  }
   ASSIGN_OR_RETURN(setup.model, CompleteModel(options, *setup.dataset));
   ASSIGN_OR_RETURN(setup.split,
                    RowSplit::Make(setup.dataset->sequences(), options.data.validation_fraction,

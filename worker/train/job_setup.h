@@ -30,8 +30,9 @@ struct JobSetup {
 };
 
 // Opens the data (tokenizing it when nobody has), checks model and data against each other, and
-// reports progress. INVALID_ARGUMENT names the job file's fields at fault; FAILED_PRECONDITION: the
-// dataset is another than at the job's first start.
+// reports progress. INVALID_ARGUMENT names the job file's fields at fault. WORKER_UNFIT
+// (failure.h): the job has begun, and this worker does not see the data it began with; or the token
+// cache has no room here.
 absl::StatusOr<JobSetup> SetUpJob(const TrainOptions& options, ProgressSink& sink);
 
 }  // namespace mindforge

@@ -3,7 +3,10 @@
 #include <ATen/ops/empty.h>
 
 #include <algorithm>
+#include <string>
 #include <utility>
+
+#include "worker/train/failure.h"
 
 namespace mindforge {
 namespace {
@@ -32,7 +35,8 @@ MicrobatchLoader::MicrobatchLoader(const Dataset& dataset, const RowSplit& split
   mask_values_.resize(static_cast<size_t>(microbatch_size * length));
 }
 
-MicrobatchLoader::Loaded MicrobatchLoader::Load(const StepPosition& position, int64_t microbatch) {
+absl::StatusOr<MicrobatchLoader::Loaded> MicrobatchLoader::Load(const StepPosition& position,
+                                                                int64_t microbatch) {
   std::vector<int64_t> rows = plan_.SequencesOf(position.epoch, position.step_in_epoch, microbatch);
   for (int64_t& row : rows) row = split_.TrainingRow(row);
   return LoadRows(rows);
@@ -42,7 +46,7 @@ int64_t MicrobatchLoader::held_out_microbatches() const {
   return (split_.held_out_rows() + microbatch_size_ - 1) / microbatch_size_;
 }
 
-MicrobatchLoader::Loaded MicrobatchLoader::LoadHeldOut(int64_t microbatch) {
+absl::StatusOr<MicrobatchLoader::Loaded> MicrobatchLoader::LoadHeldOut(int64_t microbatch) {
   std::vector<int64_t> rows;
   const int64_t end = std::min(split_.held_out_rows(), (microbatch + 1) * microbatch_size_);
   for (int64_t i = microbatch * microbatch_size_; i < end; ++i) {
@@ -51,15 +55,17 @@ MicrobatchLoader::Loaded MicrobatchLoader::LoadHeldOut(int64_t microbatch) {
   return LoadRows(rows);
 }
 
-MicrobatchLoader::Loaded MicrobatchLoader::LoadRows(const std::vector<int64_t>& sequences) {
+absl::StatusOr<MicrobatchLoader::Loaded> MicrobatchLoader::LoadRows(
+    const std::vector<int64_t>& sequences) {
   if (on_load_) on_load_();
   const auto rows = static_cast<int64_t>(sequences.size());
   const int64_t elements = rows * dataset_.row_length();
-  dataset_.FillMicrobatch(
+  const absl::Status filled = dataset_.FillMicrobatch(
       sequences, {.inputs = SpanOf<int64_t>(input_ids_, elements),
                   .targets = SpanOf<int64_t>(targets_, elements),
                   .mask = absl::MakeSpan(mask_values_.data(), static_cast<size_t>(elements)),
                   .document_starts = SpanOf<int32_t>(document_starts_, elements)});
+  if (!filled.ok()) return WorkerUnfit(std::string(filled.message()));
   Loaded loaded{.sequences = rows};
   const absl::Span<uint8_t> mask = SpanOf<uint8_t>(mask_, elements);
   for (int64_t i = 0; i < elements; ++i) {

@@ -8,6 +8,7 @@
 #include <functional>
 #include <vector>
 
+#include "absl/status/statusor.h"
 #include "worker/data/dataset.h"
 #include "worker/data/order.h"
 #include "worker/model/minimind.h"
@@ -27,14 +28,15 @@ class MicrobatchLoader {
     int64_t sequences = 0;
     int64_t tokens = 0;  // unmasked targets
   };
-  Loaded Load(const StepPosition& position, int64_t microbatch);
+  // WORKER_UNFIT (failure.h): the token cache was found damaged; another start makes it anew.
+  absl::StatusOr<Loaded> Load(const StepPosition& position, int64_t microbatch);
 
   // The held-out rows, always in the same order.
   int64_t held_out_microbatches() const;
-  Loaded LoadHeldOut(int64_t microbatch);
+  absl::StatusOr<Loaded> LoadHeldOut(int64_t microbatch);
 
  private:
-  Loaded LoadRows(const std::vector<int64_t>& rows);
+  absl::StatusOr<Loaded> LoadRows(const std::vector<int64_t>& rows);
 
   const Dataset& dataset_;
   const RowSplit& split_;

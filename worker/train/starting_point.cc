@@ -63,6 +63,26 @@ absl::StatusOr<std::optional<LoadedCheckpoint>> TryLoad(const CheckpointFolder& 
   return std::optional<LoadedCheckpoint>();
 }
 
+// OK when the data gives the rows that the checkpoint's steps were made of: the same files read
+// with another tokenizer, or by a build that leaves out other lines, would go on with other rows,
+// or with rows that were trained already.
+absl::Status CheckRows(const CheckpointFolder& folder, const CheckpointState& state,
+                       const JobSetup& setup) {
+  // Checkpoints of earlier builds tell of the rows by the number of steps alone.
+  const bool tells = state.config.contains("sequences");
+  for (const char* const name : {tells ? "sequences" : "total_steps", "tokenizer"}) {
+    const auto was = state.config.find(name);
+    if (was == state.config.end() || *was == setup.settings.at(name)) continue;
+    return WorkerUnfit(absl::StrCat(
+        "checkpoint ", folder.path, " was made with ", name, " ", was->dump(),
+        ", the job's files now give ", setup.settings.at(name).dump(), " on ", HostName(),
+        ": the tokenizer was changed, or this build reads lines that the earlier one did not (text "
+        "that is not UTF-8, say); put the tokenizer back or run the earlier build, and the job "
+        "goes on, or submit a new job with init_from"));
+  }
+  return absl::OkStatus();
+}
+
 absl::StatusOr<std::optional<Header>> LoadNewest(const std::vector<CheckpointFolder>& resume_points,
                                                  const JobSetup& setup, Minimind& model,
                                                  AdamW& optimizer, ProgressSink& sink) {
@@ -81,6 +101,7 @@ absl::StatusOr<std::optional<Header>> LoadNewest(const std::vector<CheckpointFol
               "), and a job trains on one dataset: submit a new one, which training.init_from "
               "lets begin with these weights"));
     }
+    RETURN_IF_ERROR(CheckRows(folder, state, setup));
     if (const absl::Status status = LoadCheckpointTensors(*checkpoint, model, optimizer);
         !status.ok()) {
       return BlameField(Annotate(status, absl::StrCat("checkpoint ", folder.path)), "model");

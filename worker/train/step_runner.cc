@@ -59,7 +59,7 @@ absl::Status StepRunner::ComputeRun(int64_t step, const StepPosition& position,
                                     const MicrobatchRange& run, StepResult* result) {
   Lap lap(parts_.clock);
   for (int64_t i = run.begin; i < run.end; ++i) {
-    const MicrobatchLoader::Loaded loaded = parts_.loader.Load(position, i);
+    ASSIGN_OR_RETURN(const MicrobatchLoader::Loaded loaded, parts_.loader.Load(position, i));
     result->sequences += loaded.sequences;
     result->tokens += loaded.tokens;
     result->timings.data += lap();

@@ -23,8 +23,9 @@ absl::StatusOr<std::optional<double>> ValidationLoss(Minimind& model, Microbatch
   std::vector<LossSum> mine(most), all(most * static_cast<size_t>(ranks));
   const MicrobatchRange run = RunOf(group.rank(), ranks, microbatches);
   for (int64_t i = run.begin; i < run.end; ++i) {
+    ASSIGN_OR_RETURN(const MicrobatchLoader::Loaded loaded, loader.LoadHeldOut(i));
     ASSIGN_OR_RETURN(mine[static_cast<size_t>(i - run.begin)],
-                     model.EvaluateLoss(loader.LoadHeldOut(i).microbatch));
+                     model.EvaluateLoss(loaded.microbatch));
   }
   RETURN_IF_ERROR(group.AllGather(mine.data(), all.data(),
                                   static_cast<int64_t>(most * sizeof(LossSum)), kValidationTag,
