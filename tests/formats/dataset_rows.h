@@ -6,6 +6,7 @@
 
 #include "common/check.h"
 #include "worker/data/dataset.h"
+#include "worker/tokenizer/tokenizer.h"
 
 namespace mindforge {
 
