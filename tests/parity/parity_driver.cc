@@ -1,5 +1,5 @@
-// Computes for parity_test.py what the Python reference computes: logits, routing and the losses of
-// a training run, of a model folder and the inputs in a safetensors file.
+// Computes for parity_test.py what the Python reference computes: logits, routing, the auxiliary
+// loss and the losses of a training run, of a model folder and the inputs in a safetensors file.
 //
 //   parity_driver cpu|aten|half|runner MODEL_FOLDER PLAN.safetensors OUT.safetensors
 //
@@ -100,6 +100,15 @@ Results Train(const Plan& plan, Minimind& model) {
           {"skipped", at::scalar_tensor(guard.counters().skipped_steps, at::kLong)}};
 }
 
+// What training adds to the cross entropy of `ids`, a float64 scalar.
+at::Tensor AuxiliaryLoss(Minimind& model, const at::Tensor& ids) {
+  const Microbatch m{ids, ids, at::ones(ids.sizes(), at::kByte), {}};
+  const at::Tensor gradient = at::empty({model.parameter_count()});
+  const double loss = Require(model.ForwardBackward(m, gradient)).item<double>();
+  const LossSum entropy = Require(model.EvaluateLoss(m));
+  return at::scalar_tensor(loss - entropy.sum / static_cast<double>(entropy.targets), at::kDouble);
+}
+
 Results RunModel(const std::string& backend, const ModelFolder& folder, const Plan& plan) {
   const c10::Device cpu(c10::kCPU);
   std::vector<at::Tensor> routing;
@@ -119,6 +128,7 @@ Results RunModel(const std::string& backend, const ModelFolder& folder, const Pl
   results["logits"] = Require(model->Logits(ids));
   if (!routing.empty()) results["routing"] = at::stack(routing);  // [layers, B · T, k]
   results["padded_logits"] = Require(model->Logits(ids, plan.Tensor("padding_mask")));
+  results["aux_loss"] = AuxiliaryLoss(*model, ids);
   results.merge(Train(plan, *model));
   return results;
 }

@@ -2,10 +2,11 @@
 logits, teacher-forced choices, MoE routing, the losses of 50 training steps. Or trains a model for
 500 steps in float16 and in float32.
 
-    parity_test.py dense|qk_norm|moe|float16 DRIVER
+    parity_test.py dense|qk_norm|moe|dense3|moe3|float16 DRIVER
 
 Every run draws anew. MINDFORGE_PARITY_SEED repeats the run that printed it. Dense models are
-transformers' LlamaForCausalLM, those with qk_norm its Qwen3ForCausalLM, MoE reference_model.py's.
+transformers' LlamaForCausalLM, those with qk_norm its Qwen3ForCausalLM, mixtures and MiniMind-3
+(dense3, moe3) reference_model.py's.
 """
 import json
 import math
@@ -23,6 +24,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, Qwen3Config, Qwen3ForCau
 from transformers.utils.logging import disable_progress_bar
 
 LOGITS = 2e-5        # largest difference of a logit
+AUXILIARY = 1e-5     # of the auxiliary loss, which is known as the difference of two losses
 LOSS = 1e-5          # largest relative difference of a step's loss
 TIE = 4e-5           # the reference's own gap under which a choice may differ
 TRAINING_TIE = 2e-5  # relative gap of router scores under which rounding may choose in training
@@ -31,6 +33,8 @@ STEPS = 50
 FLOAT16_STEPS = 500
 POSITIONS = 200
 MODELS = 3           # drawn by one run
+OWN = ("moe", "dense3", "moe3")    # kinds of reference_model.py
+MINIMIND3 = ("dense3", "moe3")     # whose config.json has MiniMind-3's fields
 
 
 class Draw:
@@ -53,7 +57,34 @@ class Draw:
             elif blocked:
                 row[-blocked:] = 0
 
+    def draw_minimind3(self):
+        """As its config.json says it: nothing about q_norm and k_norm, which the tensors show."""
+        r = self.rng
+        kv_heads, heads = r.choice([(1, 3), (2, 4), (4, 8), (2, 2)])
+        # The first model's head_dim does not follow from the other sizes.
+        size = r.choice([8, 16, 24])
+        hidden = 8 * r.randint(5, 12) if self.index == 0 else heads * size
+        config = {
+            "vocab_size": r.randint(90, 260), "hidden_size": hidden,
+            "num_hidden_layers": r.randint(2, 3), "num_attention_heads": heads,
+            "num_key_value_heads": kv_heads, "head_dim": size,
+            "intermediate_size": 64 * math.ceil(math.pi * hidden / 64),
+            "max_position_embeddings": 256, "rope_theta": 1e6, "rms_norm_eps": 1e-6,
+            "tie_word_embeddings": r.random() < 0.7, "use_moe": self.kind == "moe3",
+            "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
+        if self.kind == "moe3":
+            # The first chooses one expert, the second two; never all, see below.
+            chosen = self.index + 1 if self.index < 2 else r.randint(1, 3)
+            config |= {
+                "num_experts": r.randint(chosen + 1, 6), "num_experts_per_tok": chosen,
+                "moe_intermediate_size": r.randint(40, 160),
+                "norm_topk_prob": self.index < 2 or r.random() < 0.5,
+                "router_aux_loss_coef": r.uniform(0.01, 0.2)}
+        return config
+
     def draw_config(self):
+        if self.kind in MINIMIND3:
+            return self.draw_minimind3()
         r = self.rng
         kv_heads, size = r.choice([1, 2, 3]), r.choice([8, 16, 24, 32])
         heads = kv_heads * r.choice([1, 2, 3])
@@ -84,8 +115,8 @@ class Draw:
 
     def build(self):
         c = dict(self.config)
-        if self.kind == "moe":
-            return ReferenceModel(c)
+        if self.kind in OWN:
+            return ReferenceModel(dict(c, qk_norm=c.get("qk_norm", True)))
         rope = {"rope_type": "default", "rope_theta": c.pop("rope_theta")}
         yarn = c.pop("yarn")
         if yarn:
@@ -112,7 +143,7 @@ class Draw:
                         parameter.mul_(4)
 
     def save(self, folder):
-        if self.kind != "moe":
+        if self.kind not in OWN:
             self.model.save_pretrained(folder)
             return
         os.makedirs(folder)
@@ -126,7 +157,7 @@ class Draw:
 
     def forward(self, ids, padding=None):
         """Logits and the auxiliary loss."""
-        if self.kind == "moe":
+        if self.kind in OWN:
             return self.model(ids, padding)
         mask = None if padding is None else padding.long()
         return self.model(input_ids=ids, attention_mask=mask, use_cache=False).logits, 0.0
@@ -170,8 +201,7 @@ class Training:
             for _ in range(self.accumulation):
                 rows = next(microbatches)
                 logits, aux = draw.forward(rows[:, :-1])
-                if draw.kind == "moe" and min(
-                        m.relative_gap.min().item() for m in model.mixtures()) < TRAINING_TIE:
+                if any(m.relative_gap.min().item() < TRAINING_TIE for m in mixtures(draw)):
                     return None
                 mask = (rows[:, 1:] != 0).float().flatten()
                 each = functional.cross_entropy(
@@ -183,6 +213,10 @@ class Training:
             optimizer.step()
             losses.append(total)
         return losses
+
+
+def mixtures(draw):
+    return draw.model.mixtures() if draw.kind in OWN else []
 
 
 def reference_training(draw):
@@ -238,8 +272,11 @@ def check(draw, driver, folder):
     with torch.no_grad():
         logits = draw.forward(draw.ids)[0]
         routing = [(m.choices.flatten(0, 1).sort(-1)[0], m.gap.flatten())
-                   for m in (draw.model.mixtures() if draw.kind == "moe" else [])]
+                   for m in mixtures(draw)]
         padded = draw.forward(draw.ids, draw.padding)[0]
+        draw.model.train()
+        auxiliary = float(draw.forward(draw.ids)[1])
+        draw.model.eval()
     training, losses = reference_training(draw)
     plan = os.path.join(folder, "plan.safetensors")
     training.save_plan(plan, input_ids=draw.ids, padding_mask=draw.padding)
@@ -257,6 +294,11 @@ def check(draw, driver, folder):
             for layer, (choices, gap) in enumerate(routing):
                 same_choices(f"the routing of layer {layer}", choices,
                              got["routing"][layer].sort(-1)[0], gap, positions)
+            worst = abs(got["aux_loss"].item() - auxiliary)
+            assert worst <= AUXILIARY, (f"the auxiliary loss is {got['aux_loss'].item()}, "
+                                        f"not {auxiliary}")
+            if auxiliary:
+                report.append(f"auxiliary loss {worst:.1e} of {auxiliary:.3f}")
             relative = [abs(a - b) / b for a, b in zip(got["losses"].tolist(), losses, strict=True)]
             worst = max(relative)
             assert worst <= LOSS, (f"the loss of step {relative.index(worst) + 1} differs by "

@@ -68,23 +68,37 @@ class Attention(nn.Module):
 
 
 class MLP(nn.Module):
-    def __init__(self, c):
+    def __init__(self, c, inner):
         super().__init__()
-        self.gate_proj = linear(c["hidden_size"], c["intermediate_size"])
-        self.up_proj = linear(c["hidden_size"], c["intermediate_size"])
-        self.down_proj = linear(c["intermediate_size"], c["hidden_size"])
+        self.gate_proj = linear(c["hidden_size"], inner)
+        self.up_proj = linear(c["hidden_size"], inner)
+        self.down_proj = linear(inner, c["hidden_size"])
 
     def forward(self, x):
         return self.down_proj(functional.silu(self.gate_proj(x)) * self.up_proj(x))
 
 
+def apply_experts(experts, x, weights, choices):  # [B, T, C], [B, T, k], [B, T, k]
+    y = torch.zeros_like(x)
+    for e, expert in enumerate(experts):
+        picked, slot = (choices == e).any(-1), (choices == e).float()
+        rows = picked.nonzero(as_tuple=True)
+        # Also when there are none: the gradient is then zero, not absent, and AdamW decays.
+        part = (weights * slot).sum(-1)[rows][:, None] * expert(x[rows])
+        y = y.index_put(rows, part, accumulate=True)
+    return y
+
+
 class MixtureOfExperts(nn.Module):
+    """MiniMind2's."""
+
     def __init__(self, c):
         super().__init__()
         self.c = c
-        self.experts = nn.ModuleList(MLP(c) for _ in range(c["n_routed_experts"]))
+        inner = c["intermediate_size"]
+        self.experts = nn.ModuleList(MLP(c, inner) for _ in range(c["n_routed_experts"]))
         self.gate = linear(c["hidden_size"], c["n_routed_experts"])
-        self.shared_experts = nn.ModuleList(MLP(c) for _ in range(c["n_shared_experts"]))
+        self.shared_experts = nn.ModuleList(MLP(c, inner) for _ in range(c["n_shared_experts"]))
         self.aux_loss = 0.0
         self.choices = self.gap = self.relative_gap = None
 
@@ -101,13 +115,7 @@ class MixtureOfExperts(nn.Module):
         self.choices = choices
         if c["norm_topk_prob"] and chosen > 1:
             weights = weights / (weights.sum(-1, keepdim=True) + 1e-20)
-        y = torch.zeros_like(x)
-        for e, expert in enumerate(self.experts):
-            picked, slot = (choices == e).any(-1), (choices == e).float()
-            rows = picked.nonzero(as_tuple=True)
-            # Also when there are none: the gradient is then zero, not absent, and AdamW decays.
-            part = (weights * slot).sum(-1)[rows][:, None] * expert(x[rows])
-            y = y.index_put(rows, part, accumulate=True)
+        y = apply_experts(self.experts, x, weights, choices)
         for expert in self.shared_experts:
             y = y + expert(x)
         self.aux_loss = self.balance(scores, choices) if self.training else 0.0
@@ -125,13 +133,49 @@ class MixtureOfExperts(nn.Module):
         return self.c["aux_loss_alpha"] * loss
 
 
+class Minimind3Mixture(nn.Module):
+    """MiniMind-3's: no shared experts, weights that sum to 1 also when there is one, and a balance
+    loss over all tokens at once."""
+
+    def __init__(self, c):
+        super().__init__()
+        self.c = c
+        self.experts = nn.ModuleList(
+            MLP(c, c["moe_intermediate_size"]) for _ in range(c["num_experts"]))
+        self.gate = linear(c["hidden_size"], c["num_experts"])
+        self.aux_loss = 0.0
+        self.choices = self.gap = self.relative_gap = None
+
+    def forward(self, x):  # [B, T, C]
+        experts, k = self.c["num_experts"], self.c["num_experts_per_tok"]
+        scores = functional.softmax(self.gate(x), dim=-1)  # [B, T, E]
+        ranked, order = scores.sort(dim=-1, descending=True, stable=True)
+        weights, self.choices = ranked[..., :k], order[..., :k]
+        self.gap = (ranked[..., k - 1] - ranked[..., k]).detach()  # k < E
+        self.relative_gap = self.gap / ranked[..., k - 1].detach()
+        if self.c["norm_topk_prob"]:
+            weights = weights / (weights.sum(-1, keepdim=True) + 1e-20)
+        self.aux_loss = 0.0
+        if self.training:
+            load = functional.one_hot(self.choices.reshape(-1, k), experts).float().mean(0)  # [k, E]
+            mean = scores.reshape(-1, experts).mean(0)  # [E]
+            self.aux_loss = self.c["router_aux_loss_coef"] * experts * (load * mean).sum()
+        return apply_experts(self.experts, x, weights, self.choices)
+
+
+def feed_forward(c):
+    if not c["use_moe"]:
+        return MLP(c, c["intermediate_size"])
+    return Minimind3Mixture(c) if "num_experts" in c else MixtureOfExperts(c)
+
+
 class Block(nn.Module):
     def __init__(self, c):
         super().__init__()
         self.input_layernorm = RMSNorm(c["hidden_size"], c["rms_norm_eps"])
         self.self_attn = Attention(c)
         self.post_attention_layernorm = RMSNorm(c["hidden_size"], c["rms_norm_eps"])
-        self.mlp = MixtureOfExperts(c) if c["use_moe"] else MLP(c)
+        self.mlp = feed_forward(c)
 
     def forward(self, x, padding):
         x = x + self.self_attn(self.input_layernorm(x), padding)
