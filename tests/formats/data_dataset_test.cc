@@ -7,6 +7,7 @@
 #include "tests/formats/dataset_rows.h"
 #include "tests/formats/temp_dir.h"
 #include "worker/data/dataset.h"
+#include "worker/tokenizer/tokenizer.h"
 
 namespace mindforge {
 namespace {
