@@ -308,17 +308,20 @@ TEST(TokenizerLoad, ReadsMergesOfOlderFiles) {
 }
 
 TEST(TokenizerLoad, TakesASequenceOfNoneForNothingAndOfOneForThatOne) {
-  auto json = MiniMindJson();
-  const auto wrapped = [](const char* list, const nlohmann::json& steps) {
-    return nlohmann::json{{"type", "Sequence"}, {list, steps}};
+  using Json = nlohmann::json;
+  Json json = MiniMindJson();
+  const auto wrapped = [](const char* list, const std::vector<Json>& steps) {
+    return Json{{"type", "Sequence"}, {list, Json(steps)}};
   };
-  json["normalizer"] = wrapped("normalizers", nlohmann::json::array());
-  const nlohmann::json split = json["pre_tokenizer"];
-  json["pre_tokenizer"] = wrapped(
-      "pretokenizers",
-      {wrapped("pretokenizers", nlohmann::json::array()), wrapped("pretokenizers", {split})});
-  json["post_processor"] = wrapped("processors", nlohmann::json::array());
-  json["decoder"] = wrapped("decoders", {json["decoder"]});
+  const std::vector<Json> none;
+  const Json split = json["pre_tokenizer"];
+  json["normalizer"] = wrapped("normalizers", none);
+  const Json empty = wrapped("pretokenizers", none);
+  const Json inner = wrapped("pretokenizers", std::vector<Json>(1, split));
+  json["pre_tokenizer"] = wrapped("pretokenizers", std::vector<Json>{empty, inner});
+  json["post_processor"] = wrapped("processors", none);
+  const Json decoder = json["decoder"];
+  json["decoder"] = wrapped("decoders", std::vector<Json>(1, decoder));
   const auto tokenizer = Tokenizer::FromJson(json.dump());
   ASSERT_TRUE(tokenizer.ok()) << tokenizer.status();
   EXPECT_EQ((*tokenizer)->Encode(" Hello 你好"), MiniMind().Encode(" Hello 你好"));
