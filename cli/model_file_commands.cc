@@ -40,6 +40,7 @@ struct ImportFlags {
 const std::map<std::string, ExportFormat>& Formats() {
   static const auto* const formats =
       new std::map<std::string, ExportFormat>{{"hf", ExportFormat::kHuggingFace},
+                                              {"minimind", ExportFormat::kMinimind},
                                               {"pth", ExportFormat::kPth},
                                               {"gguf", ExportFormat::kGguf}};
   return *formats;
@@ -93,8 +94,8 @@ absl::StatusOr<ExitCode> Export(Session& session, const ExportFlags& flags) {
   ExportOptions options = flags.options;
   const auto format = Formats().find(flags.format);
   if (format == Formats().end()) {
-    return InvalidArgument("--format",
-                           absl::StrCat("\"", flags.format, "\" is none of hf, pth and gguf"));
+    return InvalidArgument(
+        "--format", absl::StrCat("\"", flags.format, "\" is none of hf, minimind, pth and gguf"));
   }
   options.format = format->second;
   if (!flags.dtype.empty()) {
@@ -134,14 +135,15 @@ void AddExport(Registry& registry, CLI::App& checkpoint) {
   const auto flags = std::make_shared<ExportFlags>();
   CLI::App* command = AddCommand(registry, checkpoint, "export",
                                  "Write a checkpoint's model for transformers (hf), MiniMind's own "
-                                 "scripts (pth) or llama.cpp (gguf)",
+                                 "code (minimind: a folder, pth) or llama.cpp (gguf)",
                                  [flags](Session& session) { return Export(session, *flags); });
   command->add_option("JOB", flags->job, "Name or id of the job");
   command->add_option("STEP", flags->step, "Step of the checkpoint");
   command->add_option("--path", flags->path, "A model folder instead (no server needed)")
       ->type_name("DIR");
-  command->add_option("--format", flags->format, "hf, pth or gguf")->required();
-  command->add_option("--out", flags->options.out, "Folder to write (hf) or to write into")
+  command->add_option("--format", flags->format, "hf, minimind, pth or gguf")->required();
+  command
+      ->add_option("--out", flags->options.out, "Folder to write (hf, minimind) or to write into")
       ->required()
       ->type_name("DIR");
   command->add_option("--dtype", flags->dtype,
@@ -185,7 +187,7 @@ void AddImport(Registry& registry, CLI::App& checkpoint) {
   command->add_option("--rope-theta", shape.rope_theta, "Default 1e6")->group(group);
   command->add_option("--rms-norm-eps", shape.rms_norm_eps, "Default 1e-5, with qk_norm 1e-6")
       ->group(group);
-  command->add_option("--num-experts-per-tok", shape.num_experts_per_tok, "Default 2")
+  command->add_option("--num-experts-per-tok", shape.num_experts_per_tok, "Default 2; MiniMind-3 1")
       ->group(group);
 }
 

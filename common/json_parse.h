@@ -7,12 +7,14 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/str_cat.h"
+#include "common/git_lfs.h"
 #include "nlohmann/json.hpp"
 
 namespace mindforge {
 
-// INVALID_ARGUMENT: "what: parse error at line 3, column 7: …".
+// INVALID_ARGUMENT: "what: parse error at line 3, column 7: …", or a git-lfs pointer in its place.
 inline absl::StatusOr<nlohmann::json> ParseJson(std::string_view text, std::string_view what) {
+  if (IsGitLfsPointer(text)) return GitLfsPointerError(what);
   try {
     return nlohmann::json::parse(text);
   } catch (const nlohmann::json::exception& error) {

@@ -85,12 +85,13 @@ TEST(ModelFolder, AcceptsATiedMatrixStoredTwiceOrAsHeadOnly) {
   ASSERT_TRUE(folder.ok()) << folder.status();
   EXPECT_THAT(folder->warnings, IsEmpty());
 
-  twice.fill[kHead] = 7;
+  twice.fill[kHead] = 7;  // neither may be lost
   twice.Write();
   folder = twice.Open();
   ASSERT_TRUE(folder.ok()) << folder.status();
-  EXPECT_THAT(folder->warnings, ElementsAre(HasSubstr("differs")));
-  EXPECT_EQ(*static_cast<const float*>(folder->Find(kHead)->data), 0);
+  EXPECT_THAT(folder->warnings, ElementsAre(HasSubstr("both are used")));
+  EXPECT_FALSE(folder->config.tie_word_embeddings);
+  EXPECT_EQ(*static_cast<const float*>(folder->Find(kHead)->data), 7);
 
   Folder head_only;
   head_only.shapes.erase(kEmbedding);
@@ -114,6 +115,61 @@ TEST(ModelFolder, ListsEveryTensorThatDoesNotFit) {
         "model.norm.weight has shape [1, 8]", "model.layers.0.self_attn.k_proj.weight is missing",
         "lm_head.weight is missing"}) {
     EXPECT_THAT(problem, HasSubstr(says));
+  }
+}
+
+TEST(ModelFolder, RefusesATensorThatTheModelHasNoPlaceFor) {
+  Folder folder;
+  folder.shapes["model.layers.0.self_attn.rotary_emb.inv_freq"] = {2};
+  folder.shapes["model.freqs_cos"] = {16, 4};
+  folder.Write();
+  EXPECT_TRUE(folder.Open().ok()) << folder.Open().status();
+  folder.shapes["model.layers.0.self_attn.q_proj.bias"] = {8};
+  folder.Write();
+  EXPECT_THAT(folder.Problem(), HasSubstr("1 tensor has no place in the model: "
+                                          "model.layers.0.self_attn.q_proj.bias"));
+  for (int i = 0; i < 25; ++i) folder.shapes["extra." + std::to_string(10 + i)] = {1};
+  folder.Write();
+  EXPECT_THAT(folder.Problem(),
+              HasSubstr("26 tensors have no place in the model: extra.10, extra.11"));
+  EXPECT_THAT(folder.Problem(), HasSubstr("and 6 more"));
+}
+
+TEST(ModelFolder, NormsOfQAndKAreUsedWhateverTheConfigurationSays) {
+  for (const char* const says : {R"({})", R"({"qk_norm": false})", R"({"model_type": "llama"})"}) {
+    Folder folder;
+    folder.config.qk_norm = true;
+    folder.shapes.clear();
+    for (const ExpectedTensor& tensor : ExpectedTensors(folder.config)) {
+      folder.shapes[tensor.name] = tensor.shape;
+    }
+    folder.Write();
+    Json json = ModelConfigToJson(folder.config);
+    json["model_type"] = "minimind";
+    json.update(Json::parse(says));
+    folder.dir.Write("config.json", json.dump());
+    folder.dir.Write("tokenizer.json", "{}");
+    const auto opened = folder.Open();
+    ASSERT_TRUE(opened.ok()) << opened.status();
+    EXPECT_TRUE(opened->config.qk_norm) << says;
+    EXPECT_EQ(opened->warnings.size(), std::string(says) == "{}" ? 0u : 1u);
+    // And where one of them is missing, that is said.
+    folder.shapes.erase("model.layers.1.self_attn.k_norm.weight");
+    folder.Write();
+    folder.dir.Write("config.json", json.dump());
+    EXPECT_THAT(folder.Problem(), HasSubstr("model.layers.1.self_attn.k_norm.weight is missing"));
+  }
+}
+
+TEST(ModelFolder, SaysWhatAGitLfsPointerIs) {
+  const std::string pointer =
+      "version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 12\n";
+  for (const char* const name : {"model.safetensors", "config.json"}) {
+    Folder folder;
+    folder.Write();
+    folder.dir.Write(name, pointer);
+    EXPECT_THAT(folder.Problem(), HasSubstr("git-lfs pointer"));
+    EXPECT_THAT(folder.Problem(), HasSubstr(name));
   }
 }
 
@@ -167,7 +223,7 @@ TEST(ModelFolder, SaysWhichPartIsMissingOrDamaged) {
   folder.Write();
   const std::string weights = ReadBytes(folder.dir.File("model.safetensors"));
   folder.dir.Write("model.safetensors", weights.substr(0, weights.size() - 4));
-  EXPECT_THAT(folder.Problem(absl::StatusCode::kDataLoss), HasSubstr("model.safetensors"));
+  EXPECT_THAT(folder.Problem(absl::StatusCode::kDataLoss), HasSubstr("was the file cut off?"));
 }
 
 TEST(ModelFolder, ReadsGenerationDefaultsAndNamesWrongOnes) {

@@ -97,15 +97,26 @@ TEST_F(LoraTest, MergesTheAdaptersOfAFolder) {
   EXPECT_THAT(Values(*folder, std::string(kQuery) + ".weight"), Each(4));
 }
 
-TEST_F(LoraTest, AdaptersThatNoConfigurationNamesAreNotTheModels) {
+TEST_F(LoraTest, AdaptersThatNoConfigurationNamesAreRefused) {
   ASSERT_TRUE(Open(/*own=*/true).ok());
   WriteBytes(dir_.File("config.json"), ModelConfigToJson(config_).dump());
-  auto folder = OpenModelFolder(dir_.path());
+  const absl::Status status = OpenModelFolder(dir_.path()).status();
+  EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_THAT(std::string(status.message()), HasSubstr("have no place in the model: "));
+  EXPECT_THAT(std::string(status.message()), HasSubstr(LoraAName(kQuery)));
+}
+
+TEST_F(LoraTest, AFileThatHoldsMoreThanAdaptersIsRefused) {
+  const float norm[] = {1, 1, 1, 1, 1, 1, 1, 1};
+  std::vector<TensorView> tensors = adapters_;
+  tensors.push_back(
+      {.name = "model.norm.weight", .shape = {8}, .data = norm, .bytes = sizeof(norm)});
+  ASSERT_TRUE(WriteSafetensors(dir_.File("more.safetensors"), tensors, {}).ok());
+  auto folder = Open(/*own=*/false);
   ASSERT_TRUE(folder.ok()) << folder.status();
-  EXPECT_THAT(folder->warnings, Contains(HasSubstr("tensors not used")));
-  EXPECT_THAT(LoraTensors(*folder), IsEmpty());
-  ASSERT_TRUE(MergeLora(&*folder).ok());
-  EXPECT_THAT(Values(*folder, std::string(kQuery) + ".weight"), Each(1));
+  const absl::Status status = MergeLora(dir_.File("more.safetensors"), &*folder);
+  EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_THAT(std::string(status.message()), HasSubstr("model.norm.weight"));
 }
 
 TEST_F(LoraTest, AFolderMustHoldTheAdaptersThatItPromises) {

@@ -141,6 +141,14 @@ TEST(ModelConfig, ReadsBackWhatItPrints) {
       {"{}", "llama"},
       {R"({"qk_norm": true, "head_dim": 96, "dropout": 0.1, "flash_attn": false})", "qwen3"},
       {R"({"use_moe": true, "n_shared_experts": 0, "seq_aux": false})", "minimind"},
+      {R"({"use_moe": true, "num_experts": 8, "qk_norm": true, "moe_intermediate_size": 96,
+           "num_experts_per_tok": 2})",
+       "qwen3_moe"},
+      {R"({"use_moe": true, "num_experts": 8, "qk_norm": false, "norm_topk_prob": false})",
+       "minimind"},
+      {R"({"use_moe": true, "router_aux_loss_coef": 0.01, "qk_norm": true,
+           "inference_rope_scaling": true})",
+       "minimind"},
       {R"({"inference_rope_scaling": true})", "minimind"},
       {R"({"rope_scaling": {"type": "minimind", "factor": 8}})", "minimind"},
       {R"({"rope_scaling": {"rope_type": "yarn", "attention_factor": 1.5}})", "llama"},
@@ -241,7 +249,10 @@ TEST(ModelConfig, RefusesWhatCannotBeBuilt) {
       {R"({"rope_scaling": {"type": "yarn", "factor": 0.5}})", "rope_scaling.factor"},
       {R"({"use_moe": true, "num_experts_per_tok": 5})", "num_experts_per_tok"},
       {R"({"use_moe": true, "scoring_func": "sigmoid"})", "sigmoid"},
-      {R"({"use_moe": true, "moe_intermediate_size": 64})", "moe_intermediate_size"},
+      {R"({"use_moe": true, "num_experts": 4, "n_routed_experts": 8})", "n_routed_experts"},
+      {R"({"use_moe": true, "num_experts": 4, "n_shared_experts": 1})", "n_shared_experts"},
+      {R"({"model_type": "qwen3_moe", "hidden_size": 64})", "num_experts is missing"},
+      {R"({"model_type": "mistral"})", "mistral"},
   };
   for (const auto& [json, says] : cases) EXPECT_THAT(Problem(json), HasSubstr(says)) << json;
 }

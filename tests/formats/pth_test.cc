@@ -1,5 +1,6 @@
 #include "worker/formats/pth.h"
 
+#include <algorithm>
 #include <cstring>
 #include <limits>
 #include <string>
@@ -44,6 +45,75 @@ TEST(PthFile, ReadsWhatTorchWrote) {
   EXPECT_THAT(Floats(*(*file)->Find("scalar")), ElementsAre(3.25));
   EXPECT_EQ((*file)->Find("tied.a")->data, (*file)->Find("tied.b")->data);
   EXPECT_EQ((*file)->Find("empty")->bytes, 0);
+}
+
+// Tables and wrappers change nothing: both files hold the weights of the reference's cases.
+TEST(PthFile, LeavesOutTablesAndLooksIntoWrappers) {
+  for (const char* const name : {"pos_cis_64.pth", "wrapped_module_64.pth"}) {
+    const auto file = NamedTensors::Open(TestData(std::string("cases/pth/") + name));
+    ASSERT_TRUE(file.ok()) << file.status();
+    EXPECT_EQ((*file)->Find("pos_cis"), nullptr);
+    ASSERT_EQ((*file)->tensors().size(), 21u) << name;
+    const TensorView* const norm = (*file)->Find("model.norm.weight");
+    ASSERT_NE(norm, nullptr);
+    EXPECT_THAT(norm->shape, ElementsAre(64));
+    EXPECT_EQ(norm->dtype, DType::kF16);
+  }
+}
+
+// A document {outer: {inner: {"model.norm.weight": [1, 2]}}}, outer and inner where they are given.
+std::string Wrapped(const TempDir& dir, const std::vector<std::string>& outer) {
+  const float values[] = {1, 2};
+  const TensorView tensor{
+      .name = "model.norm.weight", .shape = {2}, .data = values, .bytes = sizeof(values)};
+  const std::string path = dir.File("wrapped.pth");
+  const auto writer = PthWriter::Create(path);
+  EXPECT_TRUE(writer.ok());
+  (*writer)->pickle().BeginDict();
+  for (const std::string& key : outer) {
+    (*writer)->pickle().Text(key);
+    EXPECT_TRUE((*writer)->StateDict({tensor}, DType::kF32).ok());
+  }
+  (*writer)->pickle().Text("epoch");
+  (*writer)->pickle().Int(3);
+  (*writer)->pickle().EndDict();
+  EXPECT_TRUE((*writer)->Finish().ok());
+  return path;
+}
+
+TEST(PthFile, NamesTheKeysOfAWrapperItDoesNotKnow) {
+  const TempDir dir;
+  for (const char* const key : {"module", "model", "state_dict", "model_state_dict"}) {
+    const auto file = NamedTensors::Open(Wrapped(dir, {key}));
+    ASSERT_TRUE(file.ok()) << file.status();
+    EXPECT_THAT(Floats(*(*file)->Find("model.norm.weight")), ElementsAre(1, 2));
+  }
+  const absl::Status other = NamedTensors::Open(Wrapped(dir, {"ema"})).status();
+  EXPECT_EQ(other.code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_THAT(std::string(other.message()),
+              HasSubstr("its keys are `ema` (a dictionary with 1 tensors), `epoch`"));
+  const absl::Status both = NamedTensors::Open(Wrapped(dir, {"model", "module"})).status();
+  EXPECT_THAT(std::string(both.message()),
+              HasSubstr("more than one dictionary of tensors: `model` and `module`"));
+}
+
+TEST(PthFile, SaysWhatAGitLfsPointerIs) {
+  const TempDir dir;
+  const absl::Status status =
+      NamedTensors::Open(
+          dir.Write("x.pth", "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n"))
+          .status();
+  EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_THAT(std::string(status.message()), HasSubstr("git lfs pull"));
+}
+
+TEST(PthFile, ACutFileIsCalledCut) {
+  const TempDir dir;
+  const std::string whole = ReadBytes(TestData("cases/pth/wrapped_module_64.pth"));
+  const absl::Status status =
+      NamedTensors::Open(dir.Write("cut.pth", whole.substr(0, whole.size() / 2))).status();
+  EXPECT_EQ(status.code(), absl::StatusCode::kDataLoss);
+  EXPECT_THAT(std::string(status.message()), HasSubstr("cut off"));
 }
 
 TEST(PthFile, ReadsBackWhatItWrote) {
@@ -131,6 +201,26 @@ TEST(ResumePth, ParameterNumbersFollowTheReference) {
                   "model.layers.0.post_attention_layernorm.weight",
                   "model.layers.0.mlp.gate_proj.weight", "model.layers.0.mlp.down_proj.weight",
                   "model.layers.0.mlp.up_proj.weight", "model.norm.weight"));
+}
+
+// MiniMind-3 makes its router before its experts, MiniMind2 after.
+TEST(ResumePth, ParameterNumbersOfAMixtureFollowItsRelease) {
+  ModelConfig config;
+  config.num_hidden_layers = 1;
+  config.use_moe = true;
+  const auto router = [&config] {
+    const std::vector<std::string> names = ReferenceParameterOrder(config);
+    const auto at = [&](const char* name) {
+      return std::find(names.begin(), names.end(), name) - names.begin();
+    };
+    return at("model.layers.0.mlp.gate.weight") -
+           at("model.layers.0.mlp.experts.0.gate_proj.weight");
+  };
+  EXPECT_EQ(router(), 3 * config.n_routed_experts);
+  config.moe_family = MoeFamily::kMinimind3;
+  config.n_shared_experts = 0;
+  config.seq_aux = false;
+  EXPECT_EQ(router(), -1);
 }
 
 TEST(DTypeConvert, RoundsEveryHalfAndBackToItself) {

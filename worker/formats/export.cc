@@ -1,7 +1,5 @@
 #include "worker/formats/export.h"
 
-#include <algorithm>
-#include <cmath>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -9,33 +7,22 @@
 #include "common/durable_file.h"
 #include "common/status_macros.h"
 #include "worker/formats/checkpoint_names.h"
+#include "worker/formats/config_json.h"
 #include "worker/formats/gguf_model.h"
 #include "worker/formats/lora.h"
 #include "worker/formats/model_folder_writer.h"
 #include "worker/formats/pth.h"
 #include "worker/formats/resume_export.h"
+#include "worker/formats/rope_json.h"
 #include "worker/formats/tokenizer_files.h"
 
 namespace mindforge {
 namespace {
 
-constexpr double kTwoPi = 6.283185307179586;
+using Json = nlohmann::json;
 
-// The last frequency that YaRN's ramp reaches, before it is bounded.
-double YarnRampEnd(const ModelConfig& config, const RopeScaling& scaling) {
-  const auto original = static_cast<double>(scaling.original_max_position_embeddings);
-  return std::ceil(static_cast<double>(config.HeadDim()) *
-                   std::log(original / (kTwoPi * scaling.beta_slow)) /
-                   (2 * std::log(config.rope_theta)));
-}
-
-// transformers and llama.cpp bound the ramp by head_dim - 1, we by head_dim / 2 - 1.
 absl::Status CheckYarn(const ModelConfig& config) {
-  const std::optional<RopeScaling> scaling = config.EffectiveRopeScaling();
-  if (!scaling.has_value() || scaling->type != RopeScaling::Type::kYarn) return absl::OkStatus();
-  if (YarnRampEnd(config, *scaling) <= static_cast<double>(config.HeadDim() / 2 - 1)) {
-    return absl::OkStatus();
-  }
+  if (HasStandardYarnRamp(config)) return absl::OkStatus();
   return absl::InvalidArgumentError(
       "its YaRN scaling stretches up to the last frequency, where transformers and llama.cpp "
       "compute another ramp; lower original_max_position_embeddings, or export as pth");
@@ -51,11 +38,25 @@ std::vector<TensorView> ModelTensors(const ModelFolder& folder) {
   return tensors;
 }
 
+// What a user of the folder has to know of who loads it.
+std::string NoteOnFolder(const Json& config, ExportFormat format) {
+  if (format == ExportFormat::kMinimind) {
+    return "MiniMind's own code loads the folder (MiniMindForCausalLM.from_pretrained); AutoModel "
+           "needs its model_minimind.py beside";
+  }
+  if (config["model_type"] != "minimind") return "";
+  return "transformers has no such mixture of experts: config.json says model_type minimind, which "
+         "Mindforge loads";
+}
+
 absl::StatusOr<ExportResult> ExportFolder(const ModelFolder& folder, const ExportOptions& options) {
   ExportResult result;
   ModelFolderContents contents;
   contents.dtype = options.dtype.value_or(DType::kF32);
   contents.config = ModelConfigToJson(folder.config);
+  if (options.format == ExportFormat::kMinimind) {
+    ASSIGN_OR_RETURN(contents.config, MinimindConfigToJson(folder.config));
+  }
   contents.config["torch_dtype"] = std::string(WeightDTypeName(*contents.dtype));
   if (!folder.prompt_style.empty()) contents.config[kPromptStyleField] = folder.prompt_style;
   ASSIGN_OR_RETURN(contents.generation_config, GenerationConfigOf(folder));
@@ -74,10 +75,8 @@ absl::StatusOr<ExportResult> ExportFolder(const ModelFolder& folder, const Expor
           "\n";
     }
   }
-  if (folder.config.use_moe) {
-    result.notes.push_back(
-        "transformers has no such mixture of experts: config.json says model_type minimind, which "
-        "MiniMind's own code and Mindforge load");
+  if (std::string note = NoteOnFolder(contents.config, options.format); !note.empty()) {
+    result.notes.push_back(std::move(note));
   }
   RETURN_IF_ERROR(WriteModelFolder(options.out, contents, options.overwrite));
   result.paths.push_back(options.out);
@@ -139,7 +138,7 @@ absl::StatusOr<ExportResult> ExportLora(const ModelFolder& folder, const ExportO
         folder.path, " has no LoRA adapters; leave --lora-only out to export the whole model"));
   }
   std::string path = JoinPath(options.out, LoraFileName(options.name, folder.config.hidden_size));
-  if (options.format == ExportFormat::kHuggingFace) {
+  if (options.format != ExportFormat::kPth) {
     path = absl::StrCat(std::string(absl::StripSuffix(path, ".pth")), ".safetensors");
   }
   const DType dtype =
@@ -175,6 +174,7 @@ absl::Status CheckOptions(const ExportOptions& options) {
 
 absl::Status CheckExport(const ModelConfig& config, ExportFormat format) {
   if (format == ExportFormat::kPth) return absl::OkStatus();
+  if (format == ExportFormat::kMinimind) return MinimindConfigToJson(config).status();
   RETURN_IF_ERROR(CheckYarn(config));
   if (format == ExportFormat::kGguf) return CheckGgufExport(config);
   const std::optional<RopeScaling> scaling = config.EffectiveRopeScaling();

@@ -15,7 +15,8 @@
 
 namespace mindforge {
 
-enum class ExportFormat { kHuggingFace, kPth, kGguf };
+// kMinimind: a folder with a config.json as MiniMind's own code has it.
+enum class ExportFormat { kHuggingFace, kMinimind, kPth, kGguf };
 
 struct ExportOptions {
   ExportFormat format = ExportFormat::kHuggingFace;

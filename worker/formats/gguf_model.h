@@ -1,5 +1,6 @@
 // A model folder as one GGUF file and back: llama.cpp's names, keys and order of rows. Dense models
-// are written as architecture `llama`, with qk_norm as `qwen3`.
+// are written as architecture `llama`, with qk_norm as `qwen3`, MiniMind-3's mixture of experts as
+// `qwen3moe`.
 #pragma once
 
 #include <deque>
@@ -16,8 +17,8 @@
 
 namespace mindforge {
 
-// INVALID_ARGUMENT: llama.cpp has no architecture that computes this model (a mixture of experts,
-// MiniMind's own RoPE scaling, YaRN with other betas than its own), with the remedy.
+// INVALID_ARGUMENT: llama.cpp has no architecture that computes this model (MiniMind2's mixture of
+// experts, MiniMind's own RoPE scaling, YaRN with other betas than its own), with the remedy.
 absl::Status CheckGgufExport(const ModelConfig& config);
 
 // Writes weights as `dtype` (norms stay F32), shape, tokenizer and chat template. On error the file
@@ -38,8 +39,8 @@ struct GgufModel {
   std::deque<std::string> reordered;
 };
 
-// As GgufFile::Open, and INVALID_ARGUMENT: another architecture than llama and qwen3, a key that is
-// missing, or a tensor that these have no place for.
+// As GgufFile::Open, and INVALID_ARGUMENT: another architecture, a key that is missing or that
+// changes the arithmetic and is not supported, or a tensor that has no place.
 absl::StatusOr<GgufModel> ReadGgufModel(const std::string& path);
 
 }  // namespace mindforge

@@ -1,14 +1,12 @@
 #include "worker/formats/hf_folder.h"
 
-#include <algorithm>
-#include <cstring>
-#include <set>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "common/durable_file.h"
 #include "common/status_macros.h"
+#include "worker/formats/config_json.h"
 #include "worker/formats/dtype_convert.h"
 #include "worker/formats/json_file.h"
 
@@ -19,41 +17,6 @@ using Json = nlohmann::json;
 
 constexpr char kEmbedding[] = "model.embed_tokens.weight";
 constexpr char kHead[] = "lm_head.weight";
-
-void AddMlp(const std::string& prefix, int64_t hidden, int64_t intermediate,
-            std::vector<ExpectedTensor>* out) {
-  out->push_back({prefix + "gate_proj.weight", {intermediate, hidden}});
-  out->push_back({prefix + "up_proj.weight", {intermediate, hidden}});
-  out->push_back({prefix + "down_proj.weight", {hidden, intermediate}});
-}
-
-void AddLayer(const ModelConfig& config, int64_t layer, std::vector<ExpectedTensor>* out) {
-  const int64_t hidden = config.hidden_size;
-  const int64_t dim = config.HeadDim();
-  const int64_t query = config.num_attention_heads * dim;
-  const int64_t key = config.num_key_value_heads * dim;
-  const std::string prefix = absl::StrCat("model.layers.", layer, ".");
-  const std::string attention = prefix + "self_attn.";
-  out->push_back({attention + "q_proj.weight", {query, hidden}});
-  out->push_back({attention + "k_proj.weight", {key, hidden}});
-  out->push_back({attention + "v_proj.weight", {key, hidden}});
-  out->push_back({attention + "o_proj.weight", {hidden, query}});
-  if (config.qk_norm) {
-    out->push_back({attention + "q_norm.weight", {dim}});
-    out->push_back({attention + "k_norm.weight", {dim}});
-  }
-  out->push_back({prefix + "input_layernorm.weight", {hidden}});
-  out->push_back({prefix + "post_attention_layernorm.weight", {hidden}});
-  const std::string mlp = prefix + "mlp.";
-  if (!config.use_moe) return AddMlp(mlp, hidden, config.IntermediateSize(), out);
-  for (int64_t e = 0; e < config.n_routed_experts; ++e) {
-    AddMlp(absl::StrCat(mlp, "experts.", e, "."), hidden, config.MoeIntermediateSize(), out);
-  }
-  out->push_back({mlp + "gate.weight", {config.n_routed_experts, hidden}});
-  for (int64_t e = 0; e < config.n_shared_experts; ++e) {
-    AddMlp(absl::StrCat(mlp, "shared_experts.", e, "."), hidden, config.MoeIntermediateSize(), out);
-  }
-}
 
 absl::Status OpenWeights(ModelFolder* folder) {
   ASSIGN_OR_RETURN(folder->stored, NamedTensors::Open(folder->path));
@@ -69,16 +32,7 @@ void ResolveTiedHead(ModelFolder* folder) {
   const TensorView* const embedding = folder->Find(kEmbedding);
   const TensorView* const head = folder->Find(kHead);
   if (embedding == nullptr && head != nullptr) folder->tensors[kEmbedding] = head;
-  if (embedding == nullptr) return;
-  const bool differs =
-      head != nullptr && (head->dtype != embedding->dtype || head->bytes != embedding->bytes ||
-                          std::memcmp(head->data, embedding->data, head->bytes) != 0);
-  if (differs) {
-    folder->warnings.push_back(
-        "lm_head.weight differs from model.embed_tokens.weight although config.json ties them; the "
-        "embedding is used");
-  }
-  folder->tensors[kHead] = embedding;
+  if (embedding != nullptr) folder->tensors[kHead] = embedding;
 }
 
 // The adapters of one square projection each; see lora.h for their names.
@@ -103,31 +57,18 @@ std::vector<ExpectedTensor> WithLora(const ModelFolder& folder) {
 
 absl::Status CheckTensors(ModelFolder* folder) {
   const std::vector<ExpectedTensor> expected = WithLora(*folder);
-  std::vector<std::string> problems =
-      Misfits(expected, [folder](const std::string& name) { return folder->Find(name); });
-  std::set<std::string> expected_names = {kHead};
+  std::vector<std::string> problems = Misfits(expected, folder->tensors);
   for (const ExpectedTensor& one : expected) {
-    expected_names.insert(one.name);
     const TensorView* const tensor = folder->Find(one.name);
     if (tensor != nullptr && !IsWeightDType(tensor->dtype)) {
       problems.push_back(absl::StrCat(one.name, " is ", std::string(DTypeName(tensor->dtype)),
                                       ", only F32, F16 and BF16 can be loaded"));
     }
   }
-  if (!problems.empty()) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        folder->path, ": the weights do not fit config.json: ", ListSome(problems, "; "),
-        ". Check that config.json belongs to these weights"));
-  }
-  std::vector<std::string> extra;
-  for (const auto& [name, tensor] : folder->tensors) {
-    if (!expected_names.contains(name)) extra.push_back(name);
-  }
-  std::sort(extra.begin(), extra.end());
-  if (!extra.empty()) {
-    folder->warnings.push_back(absl::StrCat("tensors not used: ", ListSome(extra, ", ")));
-  }
-  return absl::OkStatus();
+  if (problems.empty()) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      absl::StrCat(folder->path, ": the weights do not fit config.json: ", ListSome(problems, "; "),
+                   ". Check that config.json belongs to these weights"));
 }
 
 // Reads `name` as T when it is there; a wrong type is added to `problems`.
@@ -196,31 +137,6 @@ absl::Status ReadGeneration(const Json& config_json, ModelFolder* folder) {
 
 }  // namespace
 
-std::vector<ExpectedTensor> ExpectedTensors(const ModelConfig& config) {
-  std::vector<ExpectedTensor> expected;
-  const int64_t hidden = config.hidden_size;
-  expected.push_back({kEmbedding, {config.vocab_size, hidden}});
-  for (int64_t i = 0; i < config.num_hidden_layers; ++i) AddLayer(config, i, &expected);
-  expected.push_back({"model.norm.weight", {hidden}});
-  if (!config.tie_word_embeddings) expected.push_back({kHead, {config.vocab_size, hidden}});
-  return expected;
-}
-
-std::vector<std::string> Misfits(const std::vector<ExpectedTensor>& expected,
-                                 const std::function<const TensorView*(const std::string&)>& find) {
-  std::vector<std::string> problems;
-  for (const ExpectedTensor& one : expected) {
-    const TensorView* const tensor = find(one.name);
-    if (tensor == nullptr) {
-      problems.push_back(absl::StrCat(one.name, " is missing"));
-    } else if (tensor->shape != one.shape) {
-      problems.push_back(absl::StrCat(one.name, " has shape ", ShapeToString(tensor->shape),
-                                      ", the configuration asks for ", ShapeToString(one.shape)));
-    }
-  }
-  return problems;
-}
-
 absl::StatusOr<GenerationDefaults> ParseGenerationConfig(const Json& json) {
   if (!json.is_object()) {
     return absl::InvalidArgumentError("generation_config.json: must be an object");
@@ -287,11 +203,12 @@ absl::StatusOr<ModelFolder> OpenModelFolder(const std::string& path) {
         path, " has no config.json; name a Hugging Face model folder or a checkpoint folder"));
   }
   RETURN_IF_ERROR(config.status());
-  absl::StatusOr<ModelConfig> parsed = ParseModelConfig(*config, &folder.warnings);
-  RETURN_IF_ERROR(parsed.status()) << path << "/config.json";
-  folder.config = *std::move(parsed);
-  RETURN_IF_ERROR(ReadOwnFields(*config, &folder)) << path << "/config.json";
   RETURN_IF_ERROR(OpenWeights(&folder));
+  absl::StatusOr<ModelConfig> read =
+      ReadModelConfig(*config, ShownBy(FinderIn(folder.tensors)), &folder.warnings);
+  RETURN_IF_ERROR(read.status()) << path << "/config.json";
+  folder.config = *std::move(read);
+  RETURN_IF_ERROR(ReadOwnFields(*config, &folder)) << path << "/config.json";
   ResolveTiedHead(&folder);
   RETURN_IF_ERROR(CheckTensors(&folder));
   RETURN_IF_ERROR(ReadGeneration(*config, &folder)) << path;

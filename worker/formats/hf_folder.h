@@ -5,7 +5,6 @@
 
 #include <cstdint>
 #include <deque>
-#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
@@ -16,25 +15,12 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "nlohmann/json.hpp"
+#include "worker/formats/expected_tensors.h"
 #include "worker/formats/model_config.h"
 #include "worker/formats/named_tensors.h"
 #include "worker/formats/safetensors.h"
 
 namespace mindforge {
-
-struct ExpectedTensor {
-  std::string name;
-  std::vector<int64_t> shape;
-};
-
-// Names and shapes of a model's parameters in the reference's names and module order (embedding;
-// per layer q, k, v, o, [q_norm, k_norm], input norm, post norm, mlp; final norm). `lm_head.weight`
-// is listed last and only when the head is not tied.
-std::vector<ExpectedTensor> ExpectedTensors(const ModelConfig& config);
-
-// What of `expected` is missing or of another shape, one text each.
-std::vector<std::string> Misfits(const std::vector<ExpectedTensor>& expected,
-                                 const std::function<const TensorView*(const std::string&)>& find);
 
 // generation_config.json's values; unset where the folder does not say.
 struct GenerationDefaults {
@@ -72,7 +58,7 @@ struct ModelFolder {
   std::string prompt_style;  // kCompletionStyle, kChatStyle, or empty when the folder does not say
   std::vector<std::string> warnings;
   std::unique_ptr<NamedTensors> stored;
-  std::unordered_map<std::string, const TensorView*> tensors;
+  TensorMap tensors;
 
   // Null when there is none. A tied head is found under `lm_head.weight` too.
   const TensorView* Find(std::string_view name) const;
@@ -95,9 +81,10 @@ absl::StatusOr<nlohmann::json> GenerationConfigOf(const ModelFolder& folder);
 
 // NOT_FOUND: no folder, no config.json or no weights. INVALID_ARGUMENT: a configuration that cannot
 // be built, or tensors missing, of a wrong shape or dtype (F32, F16 and BF16 are taken): every
-// problem is listed. DATA_LOSS: a file that is not what it claims. A head stored beside a tied
-// embedding is accepted; one whose bits differ is a warning. LoRA adapters are accepted where
-// config.json names their rank; a model with them is the base alone until they are merged.
+// problem is listed, tensors that the model has no place for among them. DATA_LOSS: a file that is
+// not what it claims. What tensors show decides over config.json (config_json.h). A head stored
+// beside a tied embedding is accepted. LoRA adapters are accepted where config.json names their
+// rank; a model with them is the base alone until they are merged.
 absl::StatusOr<ModelFolder> OpenModelFolder(const std::string& path);
 
 }  // namespace mindforge

@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <fstream>
-#include <set>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -22,7 +21,6 @@ namespace {
 
 using Json = nlohmann::json;
 
-constexpr char kHead[] = "lm_head.weight";
 constexpr char kPretrained[] = "pretrain";  // how the reference names weights of its first stage
 
 // A source once it is open, whatever it was.
@@ -48,30 +46,18 @@ bool IsGguf(const std::string& path) {
 }
 
 // The tensors that the configuration asks for, in its order. INVALID_ARGUMENT lists what does not
-// fit; what is left over is a note.
+// fit, tensors that are left over among it.
 absl::Status SelectTensors(Source* source) {
-  std::unordered_map<std::string, const TensorView*> found;
+  TensorMap found;
   for (const TensorView& view : source->tensors) found.emplace(view.name, &view);
   const std::vector<ExpectedTensor> expected = ExpectedTensors(source->config);
-  const std::vector<std::string> problems = Misfits(expected, [&](const std::string& name) {
-    const auto it = found.find(name);
-    return it == found.end() ? nullptr : it->second;
-  });
+  const std::vector<std::string> problems = Misfits(expected, found);
   if (!problems.empty()) {
     return absl::InvalidArgumentError(absl::StrCat(
         "the tensors do not fit the model's configuration: ", ListSome(problems, "; ")));
   }
   std::vector<TensorView> selected;
-  std::set<std::string> known = {kHead};
-  for (const ExpectedTensor& one : expected) {
-    known.insert(one.name);
-    selected.push_back(*found.at(one.name));
-  }
-  std::vector<std::string> left_out;
-  for (const TensorView& view : source->tensors) {
-    if (!known.contains(view.name)) left_out.push_back(view.name);
-  }
-  if (!left_out.empty()) source->notes.push_back("tensors left out: " + ListSome(left_out, ", "));
+  for (const ExpectedTensor& one : expected) selected.push_back(*found.at(one.name));
   source->tensors = std::move(selected);
   return absl::OkStatus();
 }
@@ -151,13 +137,11 @@ absl::StatusOr<Source> OpenGguf(const std::string& path) {
 absl::StatusOr<Source> OpenBare(const std::string& path, const ShapeHints& hints) {
   Source source;
   ASSIGN_OR_RETURN(source.named, NamedTensors::Open(path));
-  size_t adapters = 0;
+  source.tensors.assign(source.named->tensors().begin(), source.named->tensors().end());
   std::string module;
-  for (const TensorView& view : source.named->tensors()) {
-    adapters += ParseLoraName(view.name, &module);
-    source.tensors.push_back(view);
-    source.tensors.back().name = PlainName(view.name);
-  }
+  const auto adapters = static_cast<size_t>(
+      std::count_if(source.tensors.begin(), source.tensors.end(),
+                    [&](const TensorView& view) { return ParseLoraName(view.name, &module); }));
   if (adapters > 0 && adapters == source.tensors.size()) {
     return absl::InvalidArgumentError(absl::StrCat(
         path,

@@ -1,11 +1,11 @@
 // The shape of a model from the tensors of a file that says nothing else.
 #include <algorithm>
-#include <cstring>
-#include <unordered_map>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "common/status_macros.h"
+#include "worker/formats/config_json.h"
+#include "worker/formats/expected_tensors.h"
 #include "worker/formats/import.h"
 #include "worker/formats/json_file.h"
 
@@ -16,7 +16,7 @@ constexpr int64_t kMaxCount = 4096;         // of layers or experts
 constexpr int64_t kReferenceHeads = 8;      // of every published MiniMind
 constexpr double kMiniMind3Epsilon = 1e-6;  // the releases with qk_norm
 
-using Shapes = std::unordered_map<std::string, const TensorView*>;
+using Shapes = TensorMap;
 
 absl::Status No(const std::string& what) {
   return absl::InvalidArgumentError(absl::StrCat("these are no MiniMind model's tensors: ", what));
@@ -36,11 +36,6 @@ int64_t Count(const Shapes& shapes, const std::string& prefix, const std::string
   int64_t count = 0;
   while (count < kMaxCount && shapes.contains(absl::StrCat(prefix, count, suffix))) ++count;
   return count;
-}
-
-bool SameContent(const TensorView& a, const TensorView& b) {
-  return a.dtype == b.dtype && a.shape == b.shape && a.bytes == b.bytes &&
-         (a.data == b.data || std::memcmp(a.data, b.data, static_cast<size_t>(a.bytes)) == 0);
 }
 
 absl::Status InferAttention(const Shapes& shapes, const ShapeHints& hints, ModelConfig* config,
@@ -78,23 +73,38 @@ absl::Status InferAttention(const Shapes& shapes, const ShapeHints& hints, Model
   return absl::OkStatus();
 }
 
+// MiniMind-3's where q and k are normalised and no expert is shared.
+void InferExperts(const Shapes& shapes, const ShapeHints& hints, ModelConfig* config,
+                  std::vector<std::string>* notes) {
+  const std::string mlp = "model.layers.0.mlp.";
+  config->n_routed_experts = Count(shapes, mlp + "experts.", ".gate_proj.weight");
+  config->n_shared_experts = Count(shapes, mlp + "shared_experts.", ".gate_proj.weight");
+  if (config->qk_norm && config->n_shared_experts == 0) {
+    config->moe_family = MoeFamily::kMinimind3;
+    config->seq_aux = false;
+    config->num_experts_per_tok = 1;
+    config->aux_loss_alpha = 5e-4;
+    notes->push_back(
+        "assumed: MiniMind-3's mixture of experts, by q_norm and experts none of which is shared "
+        "(--config says otherwise)");
+  }
+  config->num_experts_per_tok = hints.num_experts_per_tok.value_or(config->num_experts_per_tok);
+  if (!hints.num_experts_per_tok.has_value()) {
+    notes->push_back(absl::StrCat("assumed: num_experts_per_tok ", config->num_experts_per_tok,
+                                  " (--num-experts-per-tok says otherwise)"));
+  }
+}
+
 absl::Status InferMlp(const Shapes& shapes, const ShapeHints& hints, ModelConfig* config,
                       std::vector<std::string>* notes) {
   const std::string mlp = "model.layers.0.mlp.";
   config->use_moe = shapes.contains(mlp + "gate.weight");
-  std::string gate = mlp + "gate_proj.weight";
-  if (config->use_moe) {
-    gate = mlp + "experts.0.gate_proj.weight";
-    config->n_routed_experts = Count(shapes, mlp + "experts.", ".gate_proj.weight");
-    config->n_shared_experts = Count(shapes, mlp + "shared_experts.", ".gate_proj.weight");
-    config->num_experts_per_tok = hints.num_experts_per_tok.value_or(config->num_experts_per_tok);
-    if (!hints.num_experts_per_tok.has_value()) {
-      notes->push_back(absl::StrCat("assumed: num_experts_per_tok ", config->num_experts_per_tok,
-                                    " (--num-experts-per-tok says otherwise)"));
-    }
-  }
+  if (config->use_moe) InferExperts(shapes, hints, config, notes);
+  const std::string gate =
+      mlp + (config->use_moe ? "experts.0.gate_proj.weight" : "gate_proj.weight");
   ASSIGN_OR_RETURN(const auto rows, Matrix(shapes, gate));
   config->intermediate_size = rows.first;
+  if (config->moe_family == MoeFamily::kMinimind3) config->moe_intermediate_size = rows.first;
   return absl::OkStatus();
 }
 
@@ -108,9 +118,10 @@ void Take(const std::optional<T>& hint, const char* field, const char* flag, T* 
   }
 }
 
-absl::StatusOr<ModelConfig> ReadConfig(const std::string& path, std::vector<std::string>* notes) {
+absl::StatusOr<ModelConfig> ReadConfig(const std::string& path, const Shapes& shapes,
+                                       std::vector<std::string>* notes) {
   ASSIGN_OR_RETURN(const nlohmann::json json, ReadJsonFile(path));
-  return ParseModelConfig(json, notes);
+  return ReadModelConfig(json, ShownBy(FinderIn(shapes)), notes);
 }
 
 }  // namespace
@@ -118,9 +129,9 @@ absl::StatusOr<ModelConfig> ReadConfig(const std::string& path, std::vector<std:
 absl::StatusOr<ModelConfig> InferModelConfig(const std::vector<TensorView>& tensors,
                                              const ShapeHints& hints,
                                              std::vector<std::string>* notes) {
-  if (!hints.config_path.empty()) return ReadConfig(hints.config_path, notes);
   Shapes shapes;
   for (const TensorView& view : tensors) shapes.emplace(view.name, &view);
+  if (!hints.config_path.empty()) return ReadConfig(hints.config_path, shapes, notes);
   ModelConfig config;
   ASSIGN_OR_RETURN(const auto embedding, Matrix(shapes, "model.embed_tokens.weight"));
   config.vocab_size = embedding.first;
@@ -129,9 +140,7 @@ absl::StatusOr<ModelConfig> InferModelConfig(const std::vector<TensorView>& tens
   if (config.num_hidden_layers == 0) return No("model.layers.0 is missing");
   RETURN_IF_ERROR(InferAttention(shapes, hints, &config, notes));
   RETURN_IF_ERROR(InferMlp(shapes, hints, &config, notes));
-  const auto head = shapes.find("lm_head.weight");
-  config.tie_word_embeddings =
-      head == shapes.end() || SameContent(*head->second, *shapes.at("model.embed_tokens.weight"));
+  config.tie_word_embeddings = !ShownBy(FinderIn(shapes)).own_head;
   if (config.qk_norm) config.rms_norm_eps = kMiniMind3Epsilon;
   Take(hints.rope_theta, "rope_theta", "--rope-theta", &config.rope_theta, notes);
   Take(hints.rms_norm_eps, "rms_norm_eps", "--rms-norm-eps", &config.rms_norm_eps, notes);

@@ -8,7 +8,9 @@
 #include "common/status_macros.h"
 #include "worker/formats/dtype_convert.h"
 #include "worker/formats/named_tensors.h"
+#include "worker/formats/pickle.h"
 #include "worker/formats/pth.h"
+#include "worker/formats/tensor_names.h"
 
 namespace mindforge {
 namespace {
@@ -22,11 +24,13 @@ struct Adapter {
 };
 using Adapters = std::map<std::string, Adapter>;  // by module
 
-void AddIfAdapter(const std::string& name, const TensorView& view, Adapters* adapters) {
+// False when it is none.
+bool AddIfAdapter(const std::string& name, const TensorView& view, Adapters* adapters) {
   std::string module;
-  if (!ParseLoraName(name, &module)) return;
+  if (!ParseLoraName(name, &module)) return false;
   Adapter& adapter = (*adapters)[module];
   (name.ends_with(kASuffix) ? adapter.a : adapter.b) = &view;
+  return true;
 }
 
 // Empty when the adapter can be merged into `base`.
@@ -115,7 +119,16 @@ bool ParseLoraName(std::string_view name, std::string* module) {
 absl::Status MergeLora(const std::string& path, ModelFolder* folder) {
   ASSIGN_OR_RETURN(const std::unique_ptr<NamedTensors> file, NamedTensors::Open(path));
   Adapters adapters;
-  for (const TensorView& view : file->tensors()) AddIfAdapter(view.name, view, &adapters);
+  std::vector<std::string> others;
+  for (const TensorView& view : file->tensors()) {
+    if (!AddIfAdapter(view.name, view, &adapters)) others.push_back(ShownText(view.name));
+  }
+  if (!adapters.empty() && !others.empty()) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("LoRA file ", path, " holds ", others.size(),
+                     " tensors that are no adapters and would be lost: ", ListSome(others, ", "),
+                     "; save the adapters alone, or deploy the whole model"));
+  }
   RETURN_IF_ERROR(Apply(adapters, folder)) << "LoRA file " << path;
   return absl::OkStatus();
 }

@@ -90,16 +90,19 @@ struct ModelConfigProblem {
 // dimension, ids inside the vocabulary …).
 std::vector<ModelConfigProblem> ValidateModelConfig(const ModelConfig& config);
 
-// Reads a config.json object: MiniMind's (the default model_type) with the defaults above, or llama
-// and qwen3 as Hugging Face writes them, with that library's defaults. Sizes left open (head_dim,
-// intermediate_size, num_key_value_heads: null) are filled in. Fields that mean nothing to us are
-// named in `warnings` (may be null). INVALID_ARGUMENT lists every field of a wrong type or value.
+// Reads a config.json object: MiniMind's (the default model_type) with the defaults above, or
+// llama, qwen3 and qwen3_moe as Hugging Face writes them, with that library's defaults. Sizes left
+// open (head_dim, intermediate_size, num_key_value_heads: null) are filled in. Fields that nobody
+// knows are named in `warnings` (may be null). INVALID_ARGUMENT lists every field of a wrong type
+// or value, and those that would change the arithmetic and are not supported. Where there are
+// tensors, ReadModelConfig (config_json.h) hears them too.
 absl::StatusOr<ModelConfig> ParseModelConfig(const nlohmann::json& json,
                                              std::vector<std::string>* warnings);
 
 // The config.json that ParseModelConfig reads back to an equal value (open sizes filled in). Dense
-// models are written as LlamaForCausalLM, with qk_norm as Qwen3ForCausalLM; what those do not have
-// (MoE, MiniMind's own RoPE scaling) as `minimind`.
+// models are written as LlamaForCausalLM, with qk_norm as Qwen3ForCausalLM, MiniMind-3's mixture
+// with it as Qwen3MoeForCausalLM; what those do not have (MiniMind2's mixture, MiniMind's own RoPE
+// scaling) as `minimind`.
 nlohmann::json ModelConfigToJson(const ModelConfig& config);
 
 }  // namespace mindforge

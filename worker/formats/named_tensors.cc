@@ -10,6 +10,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "common/durable_file.h"
+#include "common/git_lfs.h"
 #include "common/status_macros.h"
 #include "nlohmann/json.hpp"
 #include "worker/formats/json_file.h"
@@ -20,16 +21,16 @@ namespace {
 
 using Json = nlohmann::json;
 
-constexpr size_t kMaxListed = 20;
+constexpr size_t kHeadBytes = 64;
 constexpr size_t kMagicBytes = 9;
 
 // The first bytes of a file; fewer when it is shorter or cannot be read.
-std::string MagicOf(const std::string& path) {
-  std::string magic(kMagicBytes, '\0');
+std::string HeadOf(const std::string& path) {
+  std::string head(kHeadBytes, '\0');
   std::ifstream file(path, std::ios::binary);
-  file.read(magic.data(), kMagicBytes);
-  magic.resize(static_cast<size_t>(file.gcount()));
-  return magic;
+  file.read(head.data(), kHeadBytes);
+  head.resize(static_cast<size_t>(file.gcount()));
+  return head;
 }
 
 // The shards that an index names.
@@ -53,28 +54,6 @@ absl::StatusOr<std::set<std::string>> ShardsOf(const std::string& index_path) {
 
 }  // namespace
 
-std::string PlainName(std::string_view name) {
-  for (bool found = true; found;) {
-    found = false;
-    for (const std::string_view prefix : {"module.", "_orig_mod."}) {
-      if (!name.starts_with(prefix)) continue;
-      name.remove_prefix(prefix.size());
-      found = true;
-    }
-  }
-  return std::string(name);
-}
-
-std::string ListSome(const std::vector<std::string>& items, std::string_view separator) {
-  const std::string between(separator);
-  const auto shown = static_cast<ptrdiff_t>(std::min(items.size(), kMaxListed));
-  std::string text = absl::StrJoin(items.begin(), items.begin() + shown, between);
-  if (items.size() > kMaxListed) {
-    absl::StrAppend(&text, between, "and ", items.size() - kMaxListed, " more");
-  }
-  return text;
-}
-
 bool IsFolder(const std::string& path) {
   struct stat info {};
   return ::stat(path.c_str(), &info) == 0 && S_ISDIR(info.st_mode);
@@ -87,6 +66,7 @@ absl::StatusOr<std::unique_ptr<NamedTensors>> NamedTensors::Open(const std::stri
   } else {
     RETURN_IF_ERROR(named->AddFile(path));
   }
+  RETURN_IF_ERROR(named->Name()) << path;
   return named;
 }
 
@@ -95,22 +75,27 @@ const TensorView* NamedTensors::Find(std::string_view name) const {
   return it == index_.end() ? nullptr : it->second;
 }
 
-absl::Status NamedTensors::Add(const TensorView& view) {
-  tensors_.push_back(view);
-  if (index_.emplace(view.name, &tensors_.back()).second) return absl::OkStatus();
-  return absl::InvalidArgumentError(
-      absl::StrCat(path_, ": tensor \"", view.name, "\" is in two files"));
+absl::Status NamedTensors::Name() {
+  ASSIGN_OR_RETURN(std::vector<TensorView> plain, PlainTensors(found_));
+  found_.clear();
+  for (TensorView& view : plain) {
+    tensors_.push_back(std::move(view));
+    index_.emplace(tensors_.back().name, &tensors_.back());
+  }
+  return absl::OkStatus();
 }
 
 absl::Status NamedTensors::AddSafetensors(const std::string& file) {
   ASSIGN_OR_RETURN(std::shared_ptr<const SafetensorsFile> opened, SafetensorsFile::Open(file));
-  for (const TensorView& view : opened->tensors()) RETURN_IF_ERROR(Add(view));
+  found_.insert(found_.end(), opened->tensors().begin(), opened->tensors().end());
   owners_.push_back(std::move(opened));
   return absl::OkStatus();
 }
 
 absl::Status NamedTensors::AddFile(const std::string& file) {
-  const std::string magic = MagicOf(file);
+  const std::string head = HeadOf(file);
+  if (IsGitLfsPointer(head)) return GitLfsPointerError(file);
+  const std::string_view magic = std::string_view(head).substr(0, kMagicBytes);
   if (magic.starts_with("GGUF")) {
     return absl::InvalidArgumentError(absl::StrCat(
         file,
@@ -125,7 +110,7 @@ absl::Status NamedTensors::AddFile(const std::string& file) {
   if (safetensors || !torch) return AddSafetensors(file);
   ASSIGN_OR_RETURN(std::shared_ptr<const PthFile> opened, PthFile::Open(file));
   ASSIGN_OR_RETURN(const std::vector<TensorView> views, opened->StateDict());
-  for (const TensorView& view : views) RETURN_IF_ERROR(Add(view));
+  found_.insert(found_.end(), views.begin(), views.end());
   owners_.push_back(std::move(opened));
   return absl::OkStatus();
 }

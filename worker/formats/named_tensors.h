@@ -12,14 +12,9 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "worker/formats/safetensors.h"
+#include "worker/formats/tensor_names.h"
 
 namespace mindforge {
-
-// A parameter's name without what DistributedDataParallel and torch.compile put before it.
-std::string PlainName(std::string_view name);
-
-// "a, b, c" with `separator`, for messages; of long lists the first and how many more there are.
-std::string ListSome(const std::vector<std::string>& items, std::string_view separator);
 
 bool IsFolder(const std::string& path);
 
@@ -27,10 +22,11 @@ bool IsFolder(const std::string& path);
 class NamedTensors {
  public:
   // `path` is a file, told by its content, or a folder with model.safetensors (or shards with
-  // their index) or pytorch_model.bin. Of a .pth file the state dict is taken: the document itself
-  // or the one under its key `model` (as in `_resume.pth`). NOT_FOUND: no such file, or a folder
-  // without weights. INVALID_ARGUMENT: a tensor in two shards, a pickle that is refused, a GGUF
-  // file (import it first). DATA_LOSS: a file that is not what it claims.
+  // their index) or pytorch_model.bin. Of a .pth file the state dict is taken (PthFile::StateDict);
+  // names and stacks of experts are PlainTensors'. NOT_FOUND: no such file, or a folder without
+  // weights. INVALID_ARGUMENT: a tensor in two shards, what PlainTensors refuses, a pickle that is
+  // refused, a GGUF file (import it first), a git-lfs pointer. DATA_LOSS: a file that is not what
+  // it claims.
   static absl::StatusOr<std::unique_ptr<NamedTensors>> Open(const std::string& path);
 
   const std::string& path() const { return path_; }
@@ -44,9 +40,10 @@ class NamedTensors {
   absl::Status AddFile(const std::string& file);
   absl::Status AddSafetensors(const std::string& file);
   absl::Status AddFolder();
-  absl::Status Add(const TensorView& view);
+  absl::Status Name();
 
   const std::string path_;
+  std::vector<TensorView> found_;  // until Name(), as the files spell them
   std::deque<TensorView> tensors_;
   std::unordered_map<std::string, const TensorView*> index_;
   std::vector<std::shared_ptr<const void>> owners_;  // of the bytes

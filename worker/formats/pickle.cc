@@ -17,20 +17,11 @@ using Kind = PickleValue::Kind;
 
 constexpr size_t kMaxValues = 1'000'000;
 constexpr size_t kMaxItems = 4 * kMaxValues;  // in all values together; shared ones count again
-constexpr size_t kMaxGlobalName = 200;
+constexpr size_t kMaxGlobalName = kMaxShownText;
 constexpr int kMaxProtocol = 5;
 
 absl::Status Malformed(const std::string& what) {
   return absl::DataLossError(absl::StrCat("malformed pickle: ", what));
-}
-
-// What is printable of text from an untrusted file.
-std::string Shown(std::string_view text) {
-  std::string shown(text.substr(0, kMaxGlobalName));
-  for (char& c : shown) {
-    if (c < ' ' || c > '~') c = '?';
-  }
-  return shown;
 }
 
 template <typename T>
@@ -324,8 +315,14 @@ class PickleMachine {
     }
     std::string full = absl::StrCat(std::string(module), ".", std::string(name));
     if (std::find(globals_.begin(), globals_.end(), full) == globals_.end()) {
+      if (full.starts_with("torch.") && full.ends_with("Storage")) {
+        return absl::InvalidArgumentError(absl::StrCat("the pickle holds tensors of ",
+                                                       ShownText(full),
+                                                       ", a kind that is not read; save them "
+                                                       "as float32, float16 or bfloat16"));
+      }
       return absl::InvalidArgumentError(absl::StrCat(
-          "the pickle asks for \"", Shown(full),
+          "the pickle asks for \"", ShownText(full),
           "\", which no state dict needs: loading it in Python could run code, so it is refused. "
           "Save tensors only, as torch.save(model.state_dict(), path) does"));
     }

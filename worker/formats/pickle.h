@@ -46,6 +46,10 @@ struct PickleValue {
   std::string_view KindName() const;
 };
 
+// What is printable of text from an untrusted file, cut to kMaxShownText bytes.
+inline constexpr size_t kMaxShownText = 200;
+std::string ShownText(std::string_view text);
+
 // OK: no value contains itself (INVALID_ARGUMENT) and none is too deep (RESOURCE_EXHAUSTED).
 absl::Status CheckPickleTree(const PickleValue& root);
 

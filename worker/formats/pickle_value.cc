@@ -4,6 +4,14 @@ namespace mindforge {
 
 using Kind = PickleValue::Kind;
 
+std::string ShownText(std::string_view text) {
+  std::string shown(text.substr(0, kMaxShownText));
+  for (char& c : shown) {
+    if (c < ' ' || c > '~') c = '?';
+  }
+  return shown;
+}
+
 const PickleValue* PickleValue::Get(std::string_view key) const {
   if (kind != Kind::kDict) return nullptr;
   const PickleValue* found = nullptr;  // the last of equal keys, as Python

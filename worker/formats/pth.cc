@@ -1,8 +1,7 @@
-// The reader; pth_writer.cc holds the writer.
+// The reader; pth_writer.cc holds the writer, state_dict.cc what a document says of a model.
 #include "worker/formats/pth.h"
 
 #include <algorithm>
-#include <array>
 #include <cstring>
 #include <optional>
 #include <utility>
@@ -22,9 +21,6 @@ constexpr size_t kMaxDimensions = 16;
 // weights hardly compress: more is no model but a bomb.
 constexpr uint64_t kFreeAllocation = uint64_t{64} << 20;
 constexpr uint64_t kMaxExpansion = 8;
-
-constexpr std::array<std::string_view, 3> kStateDictKeys = {"model", "state_dict",
-                                                            "model_state_dict"};
 
 absl::Status BadTensor(const std::string& what) {
   return absl::DataLossError(absl::StrCat("a tensor of the pickle ", what));
@@ -147,32 +143,6 @@ absl::Status PthFile::CheckByteOrder() const {
 const TensorView* PthFile::TensorOf(const PickleValue& value) const {
   const auto it = tensors_.find(&value);
   return it == tensors_.end() ? nullptr : &it->second;
-}
-
-absl::StatusOr<std::vector<TensorView>> PthFile::StateDict() const {
-  const PickleValue* dict = &root();
-  for (const std::string_view key : kStateDictKeys) {
-    const PickleValue* const inner = root().Get(key);
-    if (inner != nullptr && inner->kind == Kind::kDict) {
-      dict = inner;
-      break;
-    }
-  }
-  std::unordered_map<std::string_view, size_t> places;
-  std::vector<TensorView> tensors;
-  for (size_t i = 0; dict->kind == Kind::kDict && i + 1 < dict->items.size(); i += 2) {
-    const TensorView* const view = TensorOf(*dict->items[i + 1]);
-    if (view == nullptr || dict->items[i]->kind != Kind::kText) continue;
-    const std::string_view name = dict->items[i]->text;
-    const auto [it, first] = places.emplace(name, tensors.size());
-    if (first) tensors.emplace_back();
-    tensors[it->second] = *view;  // the last of equal keys, as Python
-    tensors[it->second].name = std::string(name);
-  }
-  if (!tensors.empty()) return tensors;
-  return absl::InvalidArgumentError(absl::StrCat(
-      path(),
-      " holds no tensors by name; save a state dict: torch.save(model.state_dict(), path)"));
 }
 
 // Visits shared values once; their depth was checked by the pickle's reader.

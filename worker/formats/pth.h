@@ -34,9 +34,9 @@ class PthFile {
   // The tensor that a value of the document is; null when it is none. The view has no name.
   const TensorView* TensorOf(const PickleValue& value) const;
 
-  // The state dict: the document itself, or the one under its key `model`, `state_dict` or
-  // `model_state_dict`. In file order, named; what is no tensor is left out. INVALID_ARGUMENT:
-  // there is none.
+  // The state dict: the document itself, or the one dictionary of tensors under its keys `model`,
+  // `module`, `state_dict` or `model_state_dict`, nested or not. In file order, named; what is no
+  // tensor is left out. INVALID_ARGUMENT: there is none, or more than one; the keys are named.
   absl::StatusOr<std::vector<TensorView>> StateDict() const;
 
  private:

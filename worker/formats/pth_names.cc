@@ -25,6 +25,8 @@ constexpr std::array kNames = {
     Names{DType::kI8, "torch.CharStorage", "torch.int8"},
     Names{DType::kU8, "torch.ByteStorage", "torch.uint8"},
     Names{DType::kBool, "torch.BoolStorage", "torch.bool"},
+    Names{DType::kC64, "torch.ComplexFloatStorage", "torch.complex64"},
+    Names{DType::kC128, "torch.ComplexDoubleStorage", "torch.complex128"},
     Names{DType::kU16, "", "torch.uint16"},
     Names{DType::kU32, "", "torch.uint32"},
     Names{DType::kU64, "", "torch.uint64"},

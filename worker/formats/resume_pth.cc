@@ -5,6 +5,7 @@
 #include "absl/strings/str_cat.h"
 #include "common/status_macros.h"
 #include "worker/formats/dtype_convert.h"
+#include "worker/formats/tensor_names.h"
 
 namespace mindforge {
 namespace {
@@ -229,10 +230,12 @@ std::vector<std::string> ReferenceParameterOrder(const ModelConfig& config) {
       AddMlp(mlp, &names);
       continue;
     }
+    const bool router_first = config.moe_family == MoeFamily::kMinimind3;
+    if (router_first) names.push_back(mlp + "gate.weight");
     for (int64_t e = 0; e < config.n_routed_experts; ++e) {
       AddMlp(absl::StrCat(mlp, "experts.", e, "."), &names);
     }
-    names.push_back(mlp + "gate.weight");
+    if (!router_first) names.push_back(mlp + "gate.weight");
     for (int64_t e = 0; e < config.n_shared_experts; ++e) {
       AddMlp(absl::StrCat(mlp, "shared_experts.", e, "."), &names);
     }
@@ -250,7 +253,8 @@ absl::StatusOr<ResumePth> ReadResumePth(const std::string& path) {
   const PickleValue* const model = reader.Member(root, "model");
   const PickleValue* const optimizer = reader.Member(root, "optimizer");
   if (model == nullptr || optimizer == nullptr) return reader.status();
-  ASSIGN_OR_RETURN(resume.model, file->StateDict());
+  ASSIGN_OR_RETURN(const std::vector<TensorView> stored, file->StateDict());
+  ASSIGN_OR_RETURN(resume.model, PlainTensors(stored));
   ReadOptimizer(*optimizer, &reader, &resume);
   ReadGroup(*optimizer, &reader, &resume);
   reader.Read(root, "epoch", &resume.epoch);

@@ -50,7 +50,8 @@ struct ResumePth {
 
 // The reference's parameters in the order of their optimizer numbers, by name: embedding; per layer
 // q, k, v, o, [q_norm, k_norm], input norm, post norm, then gate, down, up (MoE: of each expert,
-// the router, of each shared expert); final norm; the head where it is not tied.
+// the router, of each shared expert; MiniMind-3's: the router, of each expert); final norm; the
+// head where it is not tied.
 std::vector<std::string> ReferenceParameterOrder(const ModelConfig& config);
 
 // As PthFile::Open, and INVALID_ARGUMENT naming what is missing or of a wrong type.

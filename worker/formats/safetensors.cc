@@ -33,7 +33,8 @@ constexpr std::array kDTypes = {
     DTypeInfo{DType::kBF16, "BF16", 2},      DTypeInfo{DType::kI32, "I32", 4},
     DTypeInfo{DType::kU32, "U32", 4},        DTypeInfo{DType::kF32, "F32", 4},
     DTypeInfo{DType::kI64, "I64", 8},        DTypeInfo{DType::kU64, "U64", 8},
-    DTypeInfo{DType::kF64, "F64", 8},
+    DTypeInfo{DType::kF64, "F64", 8},        DTypeInfo{DType::kC64, "C64", 8},
+    DTypeInfo{DType::kC128, "C128", 16},
 };
 
 const DTypeInfo& InfoOf(DType dtype) { return kDTypes[static_cast<size_t>(dtype)]; }
@@ -87,9 +88,9 @@ absl::Status CheckLayout(std::vector<Entry>* entries, uint64_t data_bytes) {
   for (Entry& entry : *entries) {
     const std::string& name = entry.view.name;
     if (entry.end < entry.begin || entry.end > data_bytes) {
-      return BadTensor(name,
-                       absl::StrCat("its bytes ", entry.begin, " to ", entry.end,
-                                    " are not inside the file's ", data_bytes, " bytes of data"));
+      return BadTensor(name, absl::StrCat("its bytes ", entry.begin, " to ", entry.end,
+                                          " are not inside the file's ", data_bytes,
+                                          " bytes of data; was the file cut off?"));
     }
     if (entry.begin != covered) {
       return BadTensor(name, absl::StrCat("it begins at byte ", entry.begin,
@@ -159,8 +160,9 @@ absl::Status SafetensorsFile::Parse() {
   std::memcpy(&header_bytes, bytes.data(), sizeof(header_bytes));
   const uint64_t rest = bytes.size() - kPrefixBytes;
   if (header_bytes > kMaxHeaderBytes || header_bytes > rest) {
-    return absl::DataLossError(
-        absl::StrCat("the header claims ", header_bytes, " bytes, the file has ", bytes.size()));
+    return absl::DataLossError(absl::StrCat("the header claims ", header_bytes,
+                                            " bytes, the file has ", bytes.size(),
+                                            "; was it cut off?"));
   }
   return ParseHeader(bytes.substr(kPrefixBytes, header_bytes), rest - header_bytes);
 }

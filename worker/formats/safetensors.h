@@ -35,6 +35,8 @@ enum class DType : uint8_t {
   kI64,
   kU64,
   kF64,
+  kC64,
+  kC128,
 };
 
 // The format's own spelling: F32, BF16, I64 …

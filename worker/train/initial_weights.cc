@@ -38,7 +38,7 @@ struct Source {
   std::unique_ptr<NamedTensors> file;
   std::optional<ResumePth> resume;
   std::unordered_map<std::string, const TensorView*> tensors;
-  std::vector<std::string> ignored;  // tables that the model computes itself
+  bool head_left_out = false;  // stored beside the embedding that it is tied to
 
   const TensorView* Find(const std::string& name) const {
     const auto it = tensors.find(name);
@@ -46,18 +46,7 @@ struct Source {
   }
 };
 
-bool IsComputedTable(std::string_view name) {
-  return name.ends_with("freqs_cos") || name.ends_with("freqs_sin") || name.ends_with("inv_freq");
-}
-
-void Take(const TensorView& view, Source* source) {
-  std::string name = PlainName(view.name);
-  if (IsComputedTable(name)) {
-    source->ignored.push_back(std::move(name));
-  } else {
-    source->tensors.emplace(std::move(name), &view);
-  }
-}
+void Take(const TensorView& view, Source* source) { source->tensors.emplace(view.name, &view); }
 
 // Weights of one vocabulary, read as another's, would be noise that fits every shape.
 absl::Status CheckVocabulary(const ModelFolder& folder, const Dataset& dataset,
@@ -174,7 +163,7 @@ absl::Status LeaveOutTiedHead(Source* source) {
                      " and the job's model ties them: set model.tie_word_embeddings to false"));
   }
   source->tensors.erase(kHead);
-  source->ignored.push_back(kHead);
+  source->head_left_out = true;
   return absl::OkStatus();
 }
 
@@ -232,14 +221,11 @@ absl::Status LoadWeights(const std::string& path, Source* source, Minimind& mode
       model.flat_parameters()));
   model.ParametersChanged();
   const size_t own = model.parameters().size() - match.used.size();
-  sink.OnLog(
-      LogSeverity::kINFO,
-      absl::StrCat("starting from ", path, ": ", match.used.size(), " tensors with ", match.values,
-                   " values used, none missing",
-                   own > 0 ? absl::StrCat(", ", own, " of new adapters") : "",
-                   source->ignored.empty()
-                       ? ""
-                       : absl::StrCat(", not needed: ", absl::StrJoin(source->ignored, ", "))));
+  sink.OnLog(LogSeverity::kINFO,
+             absl::StrCat("starting from ", path, ": ", match.used.size(), " tensors with ",
+                          match.values, " values used, none missing",
+                          own > 0 ? absl::StrCat(", ", own, " of new adapters") : "",
+                          source->head_left_out ? absl::StrCat(", not needed: ", kHead) : ""));
   return absl::OkStatus();
 }
 

@@ -1,6 +1,8 @@
 """Exported Hugging Face folders, loaded by transformers."""
+import dataclasses
 import json
 import os
+import re
 import unittest
 
 from files_case import POSITIONS, SEED, YARN, FilesCase  # first: it keeps transformers offline
@@ -10,6 +12,15 @@ import transformers
 from safetensors.torch import load_file, save_file
 
 import minimind
+
+
+# Models of transformers whose blocks are those of llama or qwen with something else in them.
+LLAMA_LIKE = """llama mistral mixtral qwen2 qwen2_moe qwen3 qwen3_moe qwen3_next gemma gemma2
+    gemma3_text phi phi3 phimoe cohere cohere2 olmo olmo2 olmo3 olmoe granite granitemoe
+    granitemoeshared granitemoehybrid stablelm starcoder2 deepseek_v2 deepseek_v3 glm glm4 glm4_moe
+    smollm3 exaone4 ernie4_5 ernie4_5_moe minimax nemotron jamba hunyuan_v1_dense hunyuan_v1_moe
+    gpt_oss seed_oss apertus arcee helium diffllama dots1 persimmon lfm2 llama4_text vaultgemma
+    falcon_h1 bamba""".split()
 
 
 class HfFilesTest(FilesCase):
@@ -85,7 +96,7 @@ class HfFilesTest(FilesCase):
             for key, value in load_file(self.at(name, "model.safetensors")).items():
                 self.assertTrue(torch.equal(value, weights[key].to(dtype)), key)
 
-    def test_moe_stays_minimind(self):
+    def test_second_releases_moe_stays_minimind(self):
         self.model(use_moe=True, num_experts_per_tok=2, n_routed_experts=4, n_shared_experts=1)
         done = self.cli("export", "--path", self.at("model"), "--format", "hf", "--out",
                         self.at("hf"))
@@ -94,6 +105,31 @@ class HfFilesTest(FilesCase):
             self.assertEqual(json.load(file)["model_type"], "minimind")
         self.refused("mixture of experts", "export", "--path", self.at("model"), "--format", "gguf",
                      "--out", self.at("x"))
+
+    def test_every_field_of_a_llama_like_model_is_known(self):
+        """None of them may be left out with a warning: each is refused, or known to mean nothing."""
+        fields = set()
+        for kind in LLAMA_LIKE:
+            config = transformers.models.auto.configuration_auto.CONFIG_MAPPING[kind]
+            fields |= {field.name for field in dataclasses.fields(config)}
+        self.model(qk_norm=True)
+        with open(self.at("model", "config.json")) as file:
+            config = json.load(file) | {"model_type": "qwen3"}
+        read = set(config) | {"bos_token_id", "eos_token_id", "pad_token_id", "rope_parameters",
+                              "rope_scaling", "dropout", "layer_types", "flash_attention"}
+        odd = {name: {"x": 1} for name in fields - read}
+        self.assertGreater(len(odd), 200)
+
+        def run(extra):
+            with open(self.at("model", "config.json"), "w") as file:
+                json.dump(config | extra, file)
+            return self.run_cli("import", "--from", self.at("model"), "--out", self.at("in"))
+
+        refused = re.findall(r'(\w+) is \{"x":1\}, which is not supported', run(odd).stderr)
+        self.assertGreater(len(refused), 100)
+        done = run({name: value for name, value in odd.items() if name not in refused})
+        self.assertEqual(done.returncode, 0, done.stderr)
+        self.assertNotIn("not known", done.stderr)
 
     def test_minimind_scaling_is_refused(self):
         self.model(inference_rope_scaling=True)

@@ -35,6 +35,22 @@ def norm(x, weight, eps):
     return x * torch.rsqrt((x * x).mean(-1, keepdim=True) + eps) * weight
 
 
+def mlp(h, w, name):
+    gate = torch.nn.functional.silu(h @ w(name + "gate_proj").T)
+    return (gate * (h @ w(name + "up_proj").T)) @ w(name + "down_proj").T
+
+
+def mixture(config, h, w):
+    """MiniMind-3's: the chosen experts' weights sum to one, one expert's too."""
+    scores = (h @ w("mlp.gate").T).softmax(-1)
+    weight, chosen = scores.topk(config["num_experts_per_tok"])
+    if config["norm_topk_prob"]:
+        weight = weight / (weight.sum(-1, keepdim=True) + 1e-20)
+    weights = torch.zeros_like(scores).scatter(-1, chosen, weight)
+    return sum(weights[:, e:e + 1] * mlp(h, w, f"mlp.experts.{e}.")
+               for e in range(config["num_experts"]))
+
+
 def forward(config, weights, ids):
     """Logits [seq, vocabulary] of one sequence, float32."""
     eps, dim = config["rms_norm_eps"], config["head_dim"]
@@ -64,8 +80,7 @@ def forward(config, weights, ids):
         scores = (q @ k.transpose(1, 2) / math.sqrt(dim) + blocked).softmax(-1)
         x = x + (scores @ v).transpose(0, 1).reshape(len(ids), -1) @ w("self_attn.o_proj").T
         h = norm(x, w("post_attention_layernorm"), eps)
-        gate = torch.nn.functional.silu(h @ w("mlp.gate_proj").T)
-        x = x + (gate * (h @ w("mlp.up_proj").T)) @ w("mlp.down_proj").T
+        x = x + (mixture(config, h, w) if config.get("use_moe") else mlp(h, w, "mlp."))
     x = norm(x, weights["model.norm.weight"], eps)
     return x @ weights.get("lm_head.weight", weights["model.embed_tokens.weight"]).T
 
@@ -85,15 +100,19 @@ def shapes_of(config):
                    p + "post_attention_layernorm.weight": (hidden,)}
         if config.get("qk_norm"):
             shapes |= {p + "self_attn.q_norm.weight": (dim,), p + "self_attn.k_norm.weight": (dim,)}
-        mlps = [p + "mlp."]
-        if config.get("use_moe"):
+        mlps, width = [p + "mlp."], middle
+        if config.get("use_moe") and "num_experts" in config:
+            shapes[p + "mlp.gate.weight"] = (config["num_experts"], hidden)
+            mlps = [f"{p}mlp.experts.{e}." for e in range(config["num_experts"])]
+            width = config["moe_intermediate_size"]
+        elif config.get("use_moe"):
             shapes[p + "mlp.gate.weight"] = (config["n_routed_experts"], hidden)
             mlps = [f"{p}mlp.experts.{e}." for e in range(config["n_routed_experts"])]
             mlps += [f"{p}mlp.shared_experts.{e}." for e in range(config["n_shared_experts"])]
-        for mlp in mlps:
-            shapes |= {mlp + "gate_proj.weight": (middle, hidden),
-                       mlp + "up_proj.weight": (middle, hidden),
-                       mlp + "down_proj.weight": (hidden, middle)}
+        for name in mlps:
+            shapes |= {name + "gate_proj.weight": (width, hidden),
+                       name + "up_proj.weight": (width, hidden),
+                       name + "down_proj.weight": (hidden, width)}
     shapes["model.norm.weight"] = (hidden,)
     if not config["tie_word_embeddings"]:
         shapes["lm_head.weight"] = shapes["model.embed_tokens.weight"]
