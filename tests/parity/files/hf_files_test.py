@@ -118,7 +118,7 @@ class HfFilesTest(FilesCase):
         read = set(config) | {"bos_token_id", "eos_token_id", "pad_token_id", "rope_parameters",
                               "rope_scaling", "dropout", "layer_types", "flash_attention"}
         odd = {name: {"x": 1} for name in fields - read}
-        self.assertGreater(len(odd), 200)
+        self.assertGreater(len(odd), 100)
 
         def run(extra):
             with open(self.at("model", "config.json"), "w") as file:
@@ -126,7 +126,7 @@ class HfFilesTest(FilesCase):
             return self.run_cli("import", "--from", self.at("model"), "--out", self.at("in"))
 
         refused = re.findall(r'(\w+) is \{"x":1\}, which is not supported', run(odd).stderr)
-        self.assertGreater(len(refused), 100)
+        self.assertGreater(len(refused), 50)
         done = run({name: value for name, value in odd.items() if name not in refused})
         self.assertEqual(done.returncode, 0, done.stderr)
         self.assertNotIn("not known", done.stderr)
