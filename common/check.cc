@@ -2,6 +2,7 @@
 
 #include <cstdlib>
 
+#include "common/log_writer.h"
 #include "common/logging.h"
 
 namespace mindforge::internal {
@@ -15,6 +16,7 @@ CheckFailure::~CheckFailure() {
   std::ostringstream line;
   line << file_ << ":" << line_ << ": " << stream_.str();
   WriteLog(LogSeverity::kERROR, line.str());
+  FlushLog();
   std::abort();
 }
 

@@ -8,6 +8,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "common/error_details.h"
+#include "common/log_writer.h"
 #include "common/logging.h"
 #include "coordinator/scheduler/step.h"
 
@@ -28,6 +29,7 @@ void EndProcess(const absl::Status& status) {
   MF_LOG(ERROR) << "the store cannot be written, so nothing more can be promised; the coordinator "
                    "ends: "
                 << status.ToString();
+  FlushLog();
   _exit(1);
 }
 

@@ -12,14 +12,14 @@ what=${1:-build}
 build=(
   g++ cmake ninja-build ccache mold pkg-config git ca-certificates python3 python3-pip python3-venv
   libgrpc++-dev protobuf-compiler-grpc libprotobuf-dev protobuf-compiler libabsl-dev
-  prometheus-cpp-dev libsqlite3-dev libcli11-dev libyaml-cpp-dev nlohmann-json3-dev libspdlog-dev
+  prometheus-cpp-dev libsqlite3-dev libcli11-dev libyaml-cpp-dev nlohmann-json3-dev
   libxxhash-dev libzstd-dev zlib1g-dev libgloo-dev libgtest-dev libgmock-dev fortunes
   fortunes-zh
 )
 tests=(clang-format prometheus procps)
 # Found by name, since their version is part of it.
 run=('libgrpc++1*' 'libprotobuf[0-9][0-9]*' 'libabsl2*' 'libprometheus-cpp-core*' 'libprometheus-cpp-pull*'
-     libsqlite3-0 'libyaml-cpp0*' 'libspdlog1*' libxxhash0 libzstd1 zlib1g
+     libsqlite3-0 'libyaml-cpp0*' libxxhash0 libzstd1 zlib1g
      ca-certificates)
 
 packages=()

@@ -7,6 +7,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "common/error_details.h"
+#include "common/log_writer.h"
 #include "common/status_macros.h"
 #include "common/strings.h"
 #include "common/utf8.h"
@@ -98,6 +99,7 @@ void AgentLink::Read() {
     const absl::Status status = reader_.ReadMessage(&order);
     if (!status.ok()) {
       MF_LOG(WARNING) << "the agent is gone, this trainer ends: " << status.message();
+      FlushLog();
       _exit(kExitAgentGone);
     }
     Take(order);
@@ -140,6 +142,7 @@ int64_t AgentLink::StopSequence() const {
 void AgentLink::Send(const v1::TrainerReport& report) {
   if (const absl::Status sent = writer_.WriteMessage(report, kSendTimeout); !sent.ok()) {
     MF_LOG(WARNING) << "the agent takes no reports, this trainer ends: " << sent.message();
+    FlushLog();
     _exit(kExitAgentGone);
   }
 }

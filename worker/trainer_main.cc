@@ -10,6 +10,7 @@
 
 #include "absl/status/statusor.h"
 #include "common/clock.h"
+#include "common/log_writer.h"
 #include "common/logging.h"
 #include "common/status_macros.h"
 #include "common/version.h"
@@ -26,6 +27,7 @@ constexpr absl::Duration kStartTimeout = absl::Minutes(1);
 // no longer answer.
 [[noreturn]] void Exit(int status) {
   std::fflush(nullptr);
+  FlushLog();
   _exit(status);
 }
 

@@ -5,6 +5,7 @@
 
 #include <utility>
 
+#include "common/log_writer.h"
 #include "common/logging.h"
 
 namespace mindforge {
@@ -32,6 +33,7 @@ void ExitWatchdog::Run() {
   MF_LOG(ERROR) << what_ << " has not ended after " << absl::FormatDuration(limit_)
                 << "; this process ends without it";
   // No destructors: they would wait for what hangs.
+  FlushLog();
   ::_exit(1);
 }
 
