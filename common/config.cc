@@ -167,8 +167,47 @@ class Reader {
   std::vector<ConfigProblem>& problems_;
 };
 
+// The line, from 1, that begins a second document with something in it; 0: there is none. A line
+// that begins with --- or ... is a document's border wherever it stands, in quotes too.
+int SecondDocument(std::string_view text) {
+  const auto border = [](std::string_view line, std::string_view mark) {
+    return line.starts_with(mark) && (line.size() == 3 || line[3] == ' ' || line[3] == '\t');
+  };
+  int number = 0, second = 0;
+  bool begun = false, over = false;
+  for (size_t at = 0; at < text.size();) {
+    std::string_view line = text.substr(at, text.find('\n', at) - at);
+    at += line.size() + 1;
+    ++number;
+    if (line.ends_with('\r')) line.remove_suffix(1);
+    if (border(line, "...")) {
+      over = begun;
+      continue;
+    }
+    if (border(line, "---")) {
+      if (begun && second == 0) second = number;
+      begun = true;
+      line.remove_prefix(3);
+    }
+    const size_t first = line.find_first_not_of(" \t");
+    if (first == std::string_view::npos || line[first] == '#' || (!begun && line[0] == '%')) {
+      continue;
+    }
+    if (over && second == 0) second = number;
+    if (second > 0) return second;
+    begun = true;
+  }
+  return 0;
+}
+
 // `text` as YAML; a syntax error becomes a problem.
 std::optional<YAML::Node> LoadYaml(std::string_view text, std::vector<ConfigProblem>& problems) {
+  if (const int line = SecondDocument(text); line > 0) {
+    problems.push_back({"", line, 1,
+                        "a second document begins here and would be ignored: a file holds one; "
+                        "put this one into a file of its own"});
+    return std::nullopt;
+  }
   try {
     return YAML::Load(std::string(text));
   } catch (const YAML::Exception& error) {

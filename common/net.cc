@@ -24,24 +24,60 @@ std::string HostPort::ToString() const {
 }
 
 absl::StatusOr<HostPort> ParseHostPort(std::string_view text) {
-  const auto refuse = [&](const char* why) {
+  const auto refuse = [&](const std::string& why) {
     return absl::InvalidArgumentError(absl::StrCat("'", std::string(text), "' is no address: ", why,
                                                    "; write HOST:PORT, such as 127.0.0.1:7070"));
   };
-  const size_t colon = text.rfind(':');
+  if (const size_t scheme = text.find("://"); scheme != std::string_view::npos) {
+    return refuse(absl::StrCat("leave out '", std::string(text.substr(0, scheme + 3)),
+                               "', which is for web pages and not for gRPC"));
+  }
+  if (text.starts_with('[') && text.find(']') == std::string_view::npos) {
+    return refuse("the bracket of the IPv6 host is not closed");
+  }
+  // The colons of "[::1]" are no port's.
+  const size_t host_end = text.starts_with('[') ? text.find(']') : 0;
+  const size_t colon = text.find(':', host_end);
   if (colon == std::string_view::npos) return refuse("the port is missing");
+  if (text.find(':', colon + 1) != std::string_view::npos) {
+    return refuse("an IPv6 host goes in brackets, as in [::1]:7070");
+  }
   std::string_view host = text.substr(0, colon);
-  if (host.starts_with('[') && host.ends_with(']')) {
-    host = host.substr(1, host.size() - 2);
-  } else if (host.find(':') != std::string_view::npos) {
-    return refuse("an IPv6 host goes in brackets");
+  if (host_end > 0) {
+    if (colon != host_end + 1) return refuse("the port follows the bracket, as in [::1]:7070");
+    host = host.substr(1, host_end - 1);
   }
   if (host.empty()) return refuse("the host is missing");
+  if (colon + 1 == text.size()) return refuse("the port is missing");
+  if (host.find('/') != std::string_view::npos) return refuse("a host has no '/'");
+  std::string_view digits = text.substr(colon + 1);
+  if (digits.ends_with('/')) return refuse("nothing follows the port, not even a '/'");
   int port = 0;
-  if (!absl::SimpleAtoi(std::string(text.substr(colon + 1)), &port) || port < 0 || port > 65535) {
+  if (!absl::SimpleAtoi(std::string(digits), &port) || port < 0 || port > 65535) {
     return refuse("the port is no number from 0 to 65535");
   }
   return HostPort{std::string(host), port};
+}
+
+absl::Status CheckHost(std::string_view host) {
+  const auto refuse = [&](const char* why) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("'", std::string(host), "' is no host: ", why,
+                     "; write a name or an IP address alone, such as 10.0.0.5"));
+  };
+  if (host.find("://") != std::string_view::npos) return refuse("leave out what is before '//'");
+  if (host.find('/') != std::string_view::npos) return refuse("a host has no '/'");
+  if (host.starts_with('[')) return refuse("an IPv6 address has no brackets here");
+  const size_t colon = host.find(':');
+  if (colon != std::string_view::npos && host.find(':', colon + 1) == std::string_view::npos) {
+    return refuse("the port is not given here");
+  }
+  for (const char c : host) {
+    if (static_cast<unsigned char>(c) <= ' ' || static_cast<unsigned char>(c) >= 0x7F) {
+      return refuse("it has characters that no host has");
+    }
+  }
+  return absl::OkStatus();
 }
 
 bool IsLoopback(std::string_view host) {

@@ -19,8 +19,12 @@ struct HostPort {
   friend bool operator==(const HostPort&, const HostPort&) = default;
 };
 
-// "HOST:PORT" or "[IPV6]:PORT". INVALID_ARGUMENT says what is wrong with it.
+// "HOST:PORT" or "[IPV6]:PORT". INVALID_ARGUMENT says what is wrong with it: a scheme, no port, an
+// IPv6 host without brackets.
 absl::StatusOr<HostPort> ParseHostPort(std::string_view text);
+
+// A host without a port, as --advertise takes it. INVALID_ARGUMENT says what is wrong with it.
+absl::Status CheckHost(std::string_view host);
 
 // True for localhost, 127.0.0.0/8 and ::1; names are not looked up.
 bool IsLoopback(std::string_view host);

@@ -158,6 +158,32 @@ TEST(Net, ParsesAddresses) {
   }
 }
 
+TEST(Net, SaysWhatIsWrongWithAnAddress) {
+  const std::pair<const char*, const char*> cases[] = {
+      {"http://host:7070", "leave out 'http://'"},
+      {"dns:///host:7070", "leave out 'dns://'"},
+      {"host", "the port is missing"},
+      {"host:", "the port is missing"},
+      {"[::1]", "the port is missing"},
+      {"::1", "an IPv6 host goes in brackets"},
+      {"fe80::1:7070", "an IPv6 host goes in brackets"},
+      {"[::1", "is not closed"},
+      {"[::1]7070", "the port is missing"},
+      {"host:7070/", "nothing follows the port"},
+      {"host:http", "the port is no number"},
+  };
+  for (const auto& [address, word] : cases) {
+    EXPECT_THAT(std::string(ParseHostPort(address).status().message()), testing::HasSubstr(word))
+        << address;
+  }
+  EXPECT_TRUE(CheckHost("10.0.0.5").ok());
+  EXPECT_TRUE(CheckHost("fe80::1").ok());
+  EXPECT_TRUE(CheckHost("").ok());
+  for (const char* bad : {"http://host", "host:70", "[::1]", "host/x", "ho st"}) {
+    EXPECT_FALSE(CheckHost(bad).ok()) << bad;
+  }
+}
+
 TEST(Net, KnowsLoopback) {
   EXPECT_TRUE(IsLoopback("127.0.0.1"));
   EXPECT_TRUE(IsLoopback("127.9.8.7"));

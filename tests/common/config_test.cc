@@ -83,6 +83,20 @@ TEST(ParseYaml, RefusesBrokenYamlDoubleKeysAndLists) {
   EXPECT_THAT(Problem("just text"), HasSubstr("expected keys and values"));
 }
 
+TEST(ParseYaml, RefusesASecondDocumentWithItsLine) {
+  EXPECT_THAT(Problem("name: one\npriority: 1\n---\nname: two\n"),
+              HasSubstr("job.yaml:3:1: a second document begins here"));
+  EXPECT_THAT(Problem("# jobs\n---\nname: one\n--- {name: two}\n"), HasSubstr("job.yaml:4:1:"));
+  EXPECT_THAT(Problem("name: one\r\n---\r\nname: two\r\n"), HasSubstr("job.yaml:2:1:"));
+  EXPECT_THAT(Problem("name: one\n...\nname: two\n"), HasSubstr("job.yaml:3:1:"));
+  // Borders around one document are fine.
+  for (const char* one :
+       {"---\nname: one\n", "%YAML 1.2\n---\nname: one\n...\n", "name: one\n---\n# nothing more\n",
+        "name: \"a --- b\"\n", "name: |\n  one\n  ---\n  two\n"}) {
+    EXPECT_EQ(Problem(one), "") << one;
+  }
+}
+
 TEST(ParseYaml, EmptyTextAndEmptyKeysLeaveTheDefaults) {
   v1::JobSpec spec;
   spec.set_name("kept");
