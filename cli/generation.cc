@@ -99,6 +99,7 @@ void EndLine(Session& session, const Outcome& outcome) {
 absl::Status StreamText(Session& session, InferenceService::Stub& stub,
                         const v1::GenerateRequest& request, Outcome& outcome,
                         const std::atomic<bool>* stop) {
+  RETURN_IF_ERROR(CheckText(request));
   bool finished = false;
   absl::Status status = ReadStream<v1::GenerateResponse>(
       session, {.what = "generate"},

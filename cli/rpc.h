@@ -8,6 +8,8 @@
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
 #include "cli/session.h"
+#include "common/request_text.h"
+#include "common/status_macros.h"
 #include "grpcpp/support/status.h"
 
 namespace mindforge::cli {
@@ -46,6 +48,7 @@ absl::StatusOr<Response> Call(Session& session, const CallOptions& call, Stub& s
                               grpc::Status (Stub::*method)(grpc::ClientContext*, const Request&,
                                                            Response*),
                               const Request& request) {
+  RETURN_IF_ERROR(CheckText(request));
   for (int attempt = 0;; ++attempt) {
     Response response;
     ScopedCall scoped(session);

@@ -28,6 +28,10 @@ constexpr size_t kMinTokenBytes = 16;
 // Threads of handlers that run at once; calls beyond are refused with RESOURCE_EXHAUSTED.
 constexpr int kMaxThreads = 1024;
 
+// Of messages that are on their way in or out, before they are ours to count. At the limit gRPC
+// slows its connections down, then ends calls with RESOURCE_EXHAUSTED.
+constexpr size_t kMaxBuffers = size_t{512} << 20;
+
 // What calls that have ended may still take to leave through the sockets.
 constexpr absl::Duration kLastBytes = absl::Milliseconds(200);
 
@@ -63,17 +67,25 @@ absl::StatusOr<GrpcAuthOptions> LoadAuth(const GrpcServerOptions& options) {
   return auth;
 }
 
-void SetArguments(grpc::ServerBuilder& builder) {
+void SetArguments(const GrpcServerOptions& options, grpc::ServerBuilder& builder) {
   builder.SetMaxReceiveMessageSize(kMaxGrpcMessageBytes);
   builder.SetMaxSendMessageSize(kMaxGrpcMessageBytes);
   // With SO_REUSEPORT a second server would silently share a taken port.
   builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);
   // Clients ping to notice a dead server; a client that vanished is noticed the same way.
-  builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIME_MS, 30'000);
-  builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, 10'000);
+  builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIME_MS,
+                             static_cast<int>(absl::ToInt64Milliseconds(options.keepalive)));
+  builder.AddChannelArgument(
+      GRPC_ARG_KEEPALIVE_TIMEOUT_MS,
+      static_cast<int>(absl::ToInt64Milliseconds(options.keepalive_timeout)));
+  builder.AddChannelArgument(GRPC_ARG_MAX_CONNECTION_IDLE_MS,
+                             static_cast<int>(absl::ToInt64Milliseconds(options.connection_idle)));
+  // Without this gRPC stops asking after two pings that no data followed.
+  builder.AddChannelArgument(GRPC_ARG_HTTP2_MAX_PINGS_WITHOUT_DATA, 0);
   builder.AddChannelArgument(GRPC_ARG_HTTP2_MIN_RECV_PING_INTERVAL_WITHOUT_DATA_MS, 1'000);
   builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS, 1);
-  builder.SetResourceQuota(grpc::ResourceQuota("mindforge").SetMaxThreads(kMaxThreads));
+  builder.SetResourceQuota(
+      grpc::ResourceQuota("mindforge").SetMaxThreads(kMaxThreads).Resize(kMaxBuffers));
 }
 
 // Why a server could not listen, which gRPC only logs.
@@ -117,13 +129,13 @@ absl::Status CheckServerExposure(const GrpcServerOptions& options) {
 }
 
 absl::StatusOr<std::unique_ptr<GrpcServer>> GrpcServer::Start(
-    const GrpcServerOptions& options, const std::vector<grpc::Service*>& services) {
+    const GrpcServerOptions& options, const std::vector<GrpcService>& services) {
   RETURN_IF_ERROR(CheckServerExposure(options));
   ASSIGN_OR_RETURN(const HostPort address, ParseHostPort(options.listen));
   ASSIGN_OR_RETURN(GrpcAuthOptions auth, LoadAuth(options));
   EnableHealthAndReflection();
   grpc::ServerBuilder builder;
-  SetArguments(builder);
+  SetArguments(options, builder);
   std::unique_ptr<GrpcServer> server(new GrpcServer);
   std::vector<std::unique_ptr<grpc::experimental::ServerInterceptorFactoryInterface>> creators;
   creators.push_back(MakeCountInterceptor(server->calls_));
@@ -131,7 +143,16 @@ absl::StatusOr<std::unique_ptr<GrpcServer>> GrpcServer::Start(
   builder.experimental().SetInterceptorCreators(std::move(creators));
   int port = 0;
   builder.AddListeningPort(address.ToString(), MakeServerCredentials(std::move(auth)), &port);
-  for (grpc::Service* service : services) builder.RegisterService(service);
+  const auto budget = std::make_shared<CallBudget>(options.limits);
+  for (const GrpcService& service : services) {
+    if (service.full_name.empty()) {
+      builder.RegisterService(service.service);
+      continue;
+    }
+    server->checked_.push_back(std::make_unique<CheckedService>(service.full_name, *service.service,
+                                                                service.max_request_bytes, budget));
+    builder.RegisterService(server->checked_.back().get());
+  }
   server->server_ = builder.BuildAndStart();
   if (server->server_ == nullptr || port == 0) return ListenFailure(options, address);
   server->port_ = port;
@@ -146,6 +167,8 @@ GrpcServer::~GrpcServer() {
 void GrpcServer::SetServing(const std::string& service, bool serving) {
   server_->GetHealthCheckService()->SetServingStatus(service, serving);
 }
+
+void GrpcServer::StopServing() { server_->GetHealthCheckService()->Shutdown(); }
 
 // gRPC waits until its connections are gone, and a client that makes no call may not read that it
 // should go.
@@ -167,7 +190,7 @@ void GrpcServer::EndIdleConnections(absl::Duration deadline) {
 }
 
 void GrpcServer::Drain(absl::Duration deadline) {
-  server_->GetHealthCheckService()->Shutdown();
+  StopServing();
   {
     MutexLock lock(drain_mutex_);
     ended_ = false;

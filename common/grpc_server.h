@@ -10,7 +10,9 @@
 #include "absl/status/statusor.h"
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
+#include "common/call_budget.h"
 #include "common/call_count.h"
+#include "common/checked_service.h"
 #include "common/metrics.h"
 #include "common/mutex.h"
 #include "grpcpp/server.h"
@@ -19,6 +21,8 @@
 namespace mindforge {
 
 inline constexpr int kMaxGrpcMessageBytes = 16 << 20;
+// Of a request of InferenceService: more than the longest context's text.
+inline constexpr size_t kMaxPromptBytes = size_t{8} << 20;
 
 // Files in PEM. `cert_file` and `key_file` for serving, `ca_file` to trust others by.
 struct TlsFiles {
@@ -27,12 +31,31 @@ struct TlsFiles {
   std::string ca_file;
 };
 
+// A service to offer: with its full name ("mindforge.v1.JobService") its requests are checked
+// before its handlers see them (common/checked_service.h), as every program's are; the bare pointer
+// is for tests' own.
+struct GrpcService {
+  GrpcService(const char* name, grpc::Service* service, size_t max_bytes = kMaxRequestBytes)
+      : full_name(name), service(service), max_request_bytes(max_bytes) {}
+  GrpcService(grpc::Service* service) : service(service) {}  // NOLINT: as good as the service
+
+  std::string full_name;
+  grpc::Service* service;
+  size_t max_request_bytes = kMaxRequestBytes;
+};
+
 struct GrpcServerOptions {
   std::string listen;                    // HOST:PORT; port 0 picks one
   std::string listen_flag = "--listen";  // what errors call it
   TlsFiles tls;
   std::string token_file;  // its content, stripped, is what callers must send as bearer token
   bool insecure = false;   // allow listening beyond loopback without TLS and token
+  CallLimits limits;       // of the services with a name, together
+  // A caller whose program hangs or whose machine is gone is noticed after both of these.
+  absl::Duration keepalive = absl::Seconds(30);
+  absl::Duration keepalive_timeout = absl::Seconds(10);
+  // A connection without a call for so long is closed; its client opens another when it has one.
+  absl::Duration connection_idle = absl::Seconds(30);
   MetricsRegistry* metrics = nullptr;  // borrowed; null: none
 };
 
@@ -52,7 +75,7 @@ class GrpcServer {
   // `services` are borrowed and must outlive the server. INVALID_ARGUMENT, ALREADY_EXISTS (taken
   // port), FAILED_PRECONDITION (exposure), NOT_FOUND (files): each names the flag or setting.
   static absl::StatusOr<std::unique_ptr<GrpcServer>> Start(
-      const GrpcServerOptions& options, const std::vector<grpc::Service*>& services);
+      const GrpcServerOptions& options, const std::vector<GrpcService>& services);
   ~GrpcServer();
   GrpcServer(const GrpcServer&) = delete;
   GrpcServer& operator=(const GrpcServer&) = delete;
@@ -63,6 +86,9 @@ class GrpcServer {
 
   // Health of one service ("mindforge.v1.JobService") or of the server ("").
   void SetServing(const std::string& service, bool serving);
+
+  // Health of every service and of the server turns NOT_SERVING, for good. Drain does it too.
+  void StopServing();
 
   // Health turns NOT_SERVING, new calls are refused, running ones have until `deadline`, then are
   // cancelled. Returns when all are done: clients that only hold a connection are not waited for.
@@ -76,6 +102,7 @@ class GrpcServer {
 
   std::string address_;
   int port_ = 0;
+  std::vector<std::unique_ptr<CheckedService>> checked_;
   const std::shared_ptr<CallCount> calls_ = std::make_shared<CallCount>();
   std::unique_ptr<grpc::Server> server_;
   Mutex drain_mutex_;

@@ -274,8 +274,8 @@ FakeCoordinator::FakeCoordinator() {
 FakeCoordinator::~FakeCoordinator() { Stop(); }
 
 void FakeCoordinator::Start() {
-  std::vector<grpc::Service*> services;
-  for (const auto& service : services_) services.push_back(service.get());
+  std::vector<GrpcService> services;
+  for (const auto& service : services_) services.emplace_back(service.get());
   auto server = GrpcServer::Start({.listen = address_}, services);
   MF_CHECK_OK(server.status());
   server_ = *std::move(server);

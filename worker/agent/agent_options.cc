@@ -8,6 +8,7 @@
 #include "common/duration.h"
 #include "common/error_details.h"
 #include "common/net.h"
+#include "common/request_text.h"
 #include "worker/agent/devices.h"
 
 namespace mindforge {
@@ -49,6 +50,12 @@ absl::StatusOr<AgentOptions> MakeAgentOptions(const v1::WorkerConfig& config,
   options.trainer = TrainerPath(config, program_path);
   if (const auto address = ParseHostPort(options.coordinator); !address.ok()) {
     problems.push_back({"coordinator", std::string(address.status().message())});
+  }
+  if (const absl::Status text = CheckText("name", options.name); !text.ok()) {
+    problems.push_back(GetViolations(text).front());
+  }
+  if (const absl::Status host = CheckHost(options.advertise); !host.ok()) {
+    problems.push_back({"advertise", std::string(host.message())});
   }
   if (options.threads_per_device < 0 || options.threads_per_device > kMaxThreads) {
     problems.push_back({"threads_per_device", absl::StrCat("must be from 1 to ", kMaxThreads,

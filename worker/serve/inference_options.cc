@@ -8,6 +8,7 @@
 #include "absl/strings/strip.h"
 #include "common/cpu_cores.h"
 #include "common/net.h"
+#include "common/request_text.h"
 #include "common/status_macros.h"
 #include "worker/serve/field_checker.h"
 
@@ -101,6 +102,12 @@ absl::StatusOr<InferenceOptions> ReadInferenceOptions(const v1::InferenceConfig&
                              options.server.listen,
                              " (--listen); give the host name or address that it can"));
   options.name = Or(config.name(), HostName());
+  if (const absl::Status text = CheckText("name (--name)", options.name); !text.ok()) {
+    check.Add("name (--name)", GetViolations(text).front().description);
+  }
+  if (const absl::Status host = CheckHost(options.advertise); !host.ok()) {
+    check.Add("advertise (--advertise)", std::string(host.message()));
+  }
   options.data_dir = Or(config.data_dir(), "mindforge-data/inference");
   if (config.queue_capacity() != 0) {
     check.Range("queue_capacity", config.queue_capacity(), 1, 1 << 20);
