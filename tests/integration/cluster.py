@@ -33,13 +33,13 @@ def wait_for(condition, what, seconds=None):
 class Program:
     """One of the daemons; its output is kept, its addresses are read from it."""
 
-    def __init__(self, name, args, log_path, env=None):
+    def __init__(self, name, args, log_path, env=None, programs=BIN, cwd=None):
         self.name, self.args, self.log_path = name, args, log_path
         self.log = open(log_path, "ab")
         self.offset = self.log.tell()
         self.process = subprocess.Popen(
-            [os.path.join(BIN, name), *args], stdin=subprocess.DEVNULL, stdout=self.log,
-            stderr=self.log, env={**os.environ, **(env or {})}, start_new_session=True)
+            [os.path.join(programs, name), *args], stdin=subprocess.DEVNULL, stdout=self.log,
+            stderr=self.log, env={**os.environ, **(env or {})}, start_new_session=True, cwd=cwd)
 
     @property
     def pid(self):
@@ -96,7 +96,8 @@ class Program:
 class Cluster:
     """Coordinator, workers and inference workers in one temporary folder."""
 
-    def __init__(self):
+    def __init__(self, programs=BIN, cwd=None):
+        self.programs_folder, self.cwd = programs, cwd
         self.folder_object = tempfile.TemporaryDirectory(prefix="mindforge-test-")
         self.folder = self.folder_object.name
         self.programs = []
@@ -119,7 +120,7 @@ class Cluster:
         return os.path.join(self.folder, *parts)
 
     def start(self, name, args, log, env=None):
-        program = Program(name, args, self.path(log), env)
+        program = Program(name, args, self.path(log), env, self.programs_folder, self.cwd)
         self.programs.append(program)
         return program
 
@@ -153,8 +154,9 @@ class Cluster:
     def cli(self, *args, check=True, timeout=None, stdin=None):
         """Runs `mindforge ARGS` against the coordinator; the finished process."""
         done = subprocess.run(
-            [os.path.join(BIN, "mindforge"), "--server", self.server or "127.0.0.1:1", *args],
-            capture_output=True, text=True, timeout=timeout or PATIENCE, input=stdin, check=False)
+            [os.path.join(self.programs_folder, "mindforge"), "--server", self.server or "127.0.0.1:1", *args],
+            capture_output=True, text=True, timeout=timeout or PATIENCE, input=stdin, check=False,
+            cwd=self.cwd)
         if check and done.returncode != 0:
             raise AssertionError(f"mindforge {' '.join(args)} exited {done.returncode}\n"
                                  f"{done.stdout}\n{done.stderr}")
