@@ -20,6 +20,18 @@ void MakeMoe(v1::JobSpec& spec) {
   spec.mutable_model()->set_intermediate_size(48);
 }
 
+void MakeMiniMind3Moe(v1::JobSpec& spec, int64_t experts_per_token) {
+  v1::ModelSpec& model = *spec.mutable_model();
+  model.set_qk_norm(true);
+  model.set_head_dim(24);
+  model.set_rms_norm_eps(1e-6);
+  model.set_use_moe(true);
+  model.set_num_experts(4);
+  model.set_num_experts_per_tok(experts_per_token);
+  model.set_moe_intermediate_size(40);
+  model.set_router_aux_loss_coef(0.05);
+}
+
 struct Variant {
   const char* name;
   void (*change)(v1::JobSpec&);
@@ -68,6 +80,12 @@ const Variant kVariants[] = {
        spec.mutable_model()->set_rms_norm_eps(1e-6);
        spec.mutable_data()->set_add_bos_eos(true);
        spec.mutable_training()->set_schedule("cosine_from_lr");
+     }},
+    {"MiniMind3MoeTopOne", [](v1::JobSpec& spec) { MakeMiniMind3Moe(spec, 1); }},
+    {"MiniMind3MoeTopTwo",
+     [](v1::JobSpec& spec) {
+       MakeMiniMind3Moe(spec, 2);
+       spec.mutable_training()->set_dtype("bfloat16");
      }},
     {"Dropout", [](v1::JobSpec& spec) { spec.mutable_model()->set_dropout(0.1); }},
     {"Float16", [](v1::JobSpec& spec) { spec.mutable_training()->set_dtype("float16"); }},
