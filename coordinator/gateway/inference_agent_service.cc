@@ -7,6 +7,7 @@
 #include "common/grpc_status.h"
 #include "common/logging.h"
 #include "common/net.h"
+#include "common/parked_call.h"
 #include "grpcpp/alarm.h"
 
 namespace mindforge {
@@ -39,49 +40,57 @@ absl::Status Stopping() {
 
 }  // namespace
 
-// One Synchronize. Answered once, by whoever comes first: a new desired state, the worker's next
-// call, the end of the park or the caller's going away. gRPC's side keeps `self_` until OnDone.
-class InferenceAgentService::Call : public grpc::ServerUnaryReactor {
+// One Synchronize: what happens becomes an event of a ParkedCall, which says who answers. The
+// request is read before the call is parked, never after. gRPC's side keeps `self_` until OnDone.
+class InferenceAgentService::Call : public grpc::ServerUnaryReactor,
+                                    public std::enable_shared_from_this<Call> {
  public:
   Call(InferenceAgentService& service, const Request& request, Response* response)
       : service_(service),
         id_(request.worker_id()),
         incarnation_(request.incarnation()),
         address_(request.address()),
-        response_(response) {}
+        response_(response),
+        machine_(request.known_version(), request.no_park()) {}
 
-  void Hold(std::shared_ptr<Call> self) { self_ = std::move(self); }
-
-  void StartTimer(absl::Duration park, std::weak_ptr<Call> weak) {
-    MutexLock lock(mutex_);
-    if (answered_) return;
-    // Weak: the alarm keeps its callback for as long as it lives, and lives in the call.
-    alarm_.Set(std::chrono::system_clock::now() + absl::ToChronoMicroseconds(park),
-               [weak = std::move(weak)](bool expired) {
-                 const std::shared_ptr<Call> self = weak.lock();
-                 // Unanswered, so the server and with it the service are still there.
-                 if (expired && self != nullptr && self->Claim()) self->ParkEnded();
-               });
-  }
-
-  void Answer(const DesiredModelState& state) {
-    if (!Claim()) return;
-    Fill(state, response_);
-    Finish(grpc::Status::OK);
-  }
-  void Refuse(const absl::Status& status) {
-    if (Claim()) Finish(ToGrpcStatus(status));
-  }
+  void Open() { self_ = shared_from_this(); }
 
   const WorkerId& id() const { return id_; }
   const std::string& incarnation() const { return incarnation_; }
   const std::string& address() const { return address_; }
-  void set_version(int64_t version) { version_ = version; }
-  int64_t version() const { return version_; }
+
+  // The report is in the registry.
+  void Reported(const DesiredModelState& state) {
+    Drive([&](ParkedCall& call) { return call.Reported(state.version); });
+  }
+  // The desired state may be another one.
+  void LookAgain() {
+    const int64_t version = service_.desired_.Desired(id_).version;
+    Drive([version](ParkedCall& call) { return call.Seen(version); });
+  }
+  void NewerCall() {
+    Drive([](ParkedCall& call) { return call.NewerCall(); });
+  }
+  void Refuse(const absl::Status& status) {
+    Drive([](ParkedCall& call) { return call.Refused(); }, status);
+  }
+
+  void StartTimer(absl::Duration park) {
+    const std::weak_ptr<Call> weak = weak_from_this();
+    MutexLock lock(mutex_);
+    if (machine_.over()) return;
+    // Weak: the alarm keeps its callback for as long as it lives, and lives in the call.
+    alarm_.Set(std::chrono::system_clock::now() + absl::ToChronoMicroseconds(park),
+               [weak](bool expired) {
+                 const std::shared_ptr<Call> self = weak.lock();
+                 if (!expired || self == nullptr) return;
+                 self->Drive([](ParkedCall& call) { return call.ParkOver(); });
+               });
+  }
 
   void OnCancel() override {
-    service_.Forget(id_, this);
-    Refuse(absl::CancelledError("the inference worker went away"));
+    Drive([](ParkedCall& call) { return call.CallerGone(); },
+          absl::CancelledError("the inference worker went away"));
   }
   void OnDone() override {
     std::shared_ptr<Call> self = std::move(self_);  // The last reference may be this one.
@@ -90,14 +99,29 @@ class InferenceAgentService::Call : public grpc::ServerUnaryReactor {
   }
 
  private:
-  void ParkEnded() {
-    service_.Forget(id_, this);
-    Fill(service_.desired_.Desired(id_), response_);
-    Finish(grpc::Status::OK);
-  }
-  bool Claim() {
-    MutexLock lock(mutex_);
-    return !std::exchange(answered_, true);
+  // Tells the machine of an event and does what it says. Until the call is over, the server and
+  // with it the service are still there.
+  template <typename Event>
+  void Drive(Event event, const absl::Status& refusal = absl::OkStatus()) {
+    const std::shared_ptr<Call> self = shared_from_this();
+    ParkedCall::Act act;
+    {
+      MutexLock lock(mutex_);
+      act = event(machine_);
+    }
+    switch (act) {
+      case ParkedCall::Act::kNothing:
+        return;
+      case ParkedCall::Act::kPark:
+        return service_.Park(self);
+      case ParkedCall::Act::kAnswer:
+        service_.Forget(*this);
+        Fill(service_.desired_.Desired(id_), response_);
+        return Finish(grpc::Status::OK);
+      case ParkedCall::Act::kRefuse:
+        service_.Forget(*this);
+        return Finish(ToGrpcStatus(refusal));
+    }
   }
 
   InferenceAgentService& service_;
@@ -105,10 +129,9 @@ class InferenceAgentService::Call : public grpc::ServerUnaryReactor {
   const std::string incarnation_;
   const std::string address_;
   Response* const response_;
-  int64_t version_ = 0;
   grpc::Alarm alarm_;
   Mutex mutex_;
-  bool answered_ ABSL_GUARDED_BY(mutex_) = false;
+  ParkedCall machine_ ABSL_GUARDED_BY(mutex_);
   std::shared_ptr<Call> self_;
 };
 
@@ -124,7 +147,7 @@ grpc::ServerUnaryReactor* InferenceAgentService::Synchronize(grpc::CallbackServe
                                                              const Request* request,
                                                              Response* response) {
   auto call = std::make_shared<Call>(*this, *request, response);
-  call->Hold(call);
+  call->Open();
   if (const absl::Status status = Check(*request); !status.ok()) {
     call->Refuse(status);
     return call.get();
@@ -133,13 +156,8 @@ grpc::ServerUnaryReactor* InferenceAgentService::Synchronize(grpc::CallbackServe
     call->Refuse(status);
     return call.get();
   }
-  const DesiredModelState state = desired_.Report(registry_.Report(*request));
-  if (request->no_park() || request->known_version() != state.version) {
-    Forget(call->id(), nullptr);
-    call->Answer(state);
-  } else {
-    Park(call, call->id(), state.version);
-  }
+  EndOlder(call->id());
+  call->Reported(desired_.Report(registry_.Report(*request)));
   return call.get();
 }
 
@@ -163,43 +181,41 @@ absl::Status InferenceAgentService::CheckUnique(const Call& call) {
   return taken;
 }
 
-void InferenceAgentService::Park(const std::shared_ptr<Call>& call, const WorkerId& id,
-                                 int64_t version) {
-  call->set_version(version);
+void InferenceAgentService::EndOlder(const WorkerId& id) {
+  std::shared_ptr<Call> older;
+  {
+    MutexLock lock(mutex_);
+    const auto it = parked_.find(id);
+    if (it == parked_.end()) return;
+    older = std::move(it->second);
+    parked_.erase(it);
+  }
+  older->NewerCall();
+}
+
+void InferenceAgentService::Park(const std::shared_ptr<Call>& call) {
   std::shared_ptr<Call> older;
   bool parked = false;
   {
     MutexLock lock(mutex_);
     if (!shut_down_) {
-      older = std::exchange(parked_[id], call);
+      older = std::exchange(parked_[call->id()], call);
       parked = true;
     }
   }
-  if (!parked) {
-    call->Refuse(Stopping());
-    return;
-  }
-  const DesiredModelState now = desired_.Desired(id);
-  if (older != nullptr) older->Answer(now);
-  // A change between the report and the parking woke nobody.
-  if (now.version != version) {
-    Forget(id, call.get());
-    call->Answer(now);
-    return;
-  }
-  call->StartTimer(park_, call);
+  if (!parked) return call->Refuse(Stopping());
+  if (older != nullptr) older->NewerCall();
+  call->StartTimer(park_);
+  call->LookAgain();  // a change between the report and the parking woke nobody
 }
 
-void InferenceAgentService::Forget(const WorkerId& id, const Call* call) {
-  std::shared_ptr<Call> older;
-  {
-    MutexLock lock(mutex_);
-    const auto it = parked_.find(id);
-    if (it == parked_.end() || (call != nullptr && it->second.get() != call)) return;
-    older = std::move(it->second);
-    parked_.erase(it);
-  }
-  if (call == nullptr) older->Answer(desired_.Desired(id));
+void InferenceAgentService::Forget(const Call& call) {
+  std::shared_ptr<Call> forgotten;  // goes without the lock
+  MutexLock lock(mutex_);
+  const auto it = parked_.find(call.id());
+  if (it == parked_.end() || it->second.get() != &call) return;
+  forgotten = std::move(it->second);
+  parked_.erase(it);
 }
 
 void InferenceAgentService::Wake() {
@@ -208,12 +224,7 @@ void InferenceAgentService::Wake() {
     MutexLock lock(mutex_);
     for (const auto& [id, call] : parked_) calls.push_back(call);
   }
-  for (const std::shared_ptr<Call>& call : calls) {
-    const DesiredModelState state = desired_.Desired(call->id());
-    if (state.version == call->version()) continue;
-    Forget(call->id(), call.get());
-    call->Answer(state);
-  }
+  for (const std::shared_ptr<Call>& call : calls) call->LookAgain();
 }
 
 void InferenceAgentService::Shutdown() {

@@ -40,9 +40,10 @@ class InferenceAgentService : public v1::InferenceAgentService::CallbackService 
   absl::Status CheckUnique(const Call& call);
   // Answers the parked calls whose worker has something new.
   void Wake();
-  // Parks `call`, or answers it when its worker's state is no longer `version`.
-  void Park(const std::shared_ptr<Call>& call, const WorkerId& id, int64_t version);
-  void Forget(const WorkerId& id, const Call* call);
+  // Answers the worker's parked call, if there is one.
+  void EndOlder(const WorkerId& id);
+  void Park(const std::shared_ptr<Call>& call);
+  void Forget(const Call& call);
 
   InferenceRegistry& registry_;
   DesiredModels& desired_;

@@ -3,24 +3,41 @@
 #include <chrono>
 #include <utility>
 
+#include "common/parked_call.h"
 #include "coordinator/rpc/convert.h"
 #include "coordinator/rpc/requests.h"
 #include "grpcpp/alarm.h"
 
 namespace mindforge {
 
-// One Synchronize. Answered once, by whoever comes first: a new desired state, the worker's next
-// call, the end of the park, the caller's going away. gRPC's side keeps `self_` until OnDone.
+namespace {
+
+// Whether the agent is to hear at once that what it delivered has arrived.
+bool Delivers(const v1::SynchronizeRequest& request) {
+  return request.progress_size() + request.logs_size() + request.checkpoints_size() +
+             request.corruptions_size() + request.verify_results_size() +
+             request.deleted_paths_size() >
+         0;
+}
+
+}  // namespace
+
+// One Synchronize: gRPC's and the shell's callbacks become events of a ParkedCall, which says who
+// answers. The request is read by Start alone; the response is filled by who answers. gRPC's side
+// keeps `self_` until OnDone.
 class WorkerAgentService::Call : public grpc::ServerUnaryReactor,
                                  public std::enable_shared_from_this<Call> {
  public:
-  Call(WorkerAgentService& service, const v1::SynchronizeRequest* request,
+  Call(WorkerAgentService& service, const v1::SynchronizeRequest& request,
        v1::SynchronizeResponse* response)
-      : service_(service), request_(request), response_(response) {}
+      : service_(service),
+        response_(response),
+        machine_(request.known_version(),
+                 request.no_park() || request.draining() || Delivers(request)) {}
 
-  void Start() {
+  void Start(const v1::SynchronizeRequest& request) {
     self_ = shared_from_this();
-    absl::StatusOr<sched::WorkerReport> report = ToReport(*request_);
+    absl::StatusOr<sched::WorkerReport> report = ToReport(request);
     if (!report.ok()) return Refuse(report.status());
     id_ = report->worker.id;
     auto self = shared_from_this();
@@ -31,26 +48,21 @@ class WorkerAgentService::Call : public grpc::ServerUnaryReactor,
             return [self, status = outcome.status] { self->Refuse(status); };
           }
           const int64_t version = state.workers.at(self->id_).desired_version;
-          if (outcome.outdated) return [self] { self->Answer(); };
-          return [self, version] { self->Reported(version); };
+          return [self, version, outdated = outcome.outdated] {
+            if (outdated) self->Hurry();
+            self->Drive([version](ParkedCall& call) { return call.Reported(version); });
+          };
         });
   }
 
-  // Answers with the desired state as it is now.
-  void Answer() {
-    if (!Claim()) return;
-    auto self = shared_from_this();
-    service_.core_.Do(sched::WorkerAnswered{id_},
-                      [self](const sched::Outcome& outcome, const sched::State&) -> Core::Reply {
-                        if (outcome.status.ok()) return [self] { self->Fill(); };
-                        return
-                            [self, status = outcome.status] { self->Finish(ToGrpcStatus(status)); };
-                      });
+  // Answers with the desired state as it is now, once the report is durable.
+  void Hurry() {
+    Drive([](ParkedCall& call) { return call.Stopping(); });
   }
 
   void OnCancel() override {
-    service_.Forget(id_, this);
-    Refuse(absl::CancelledError("the agent went away"));
+    Drive([](ParkedCall& call) { return call.CallerGone(); },
+          absl::CancelledError("the agent went away"));
   }
 
   void OnDone() override {
@@ -65,53 +77,78 @@ class WorkerAgentService::Call : public grpc::ServerUnaryReactor,
   }
 
  private:
-  // The report is durable. Agents that have the newest orders and nothing to hear are parked.
-  void Reported(int64_t version) {
-    const bool delivers = request_->progress_size() + request_->logs_size() +
-                              request_->checkpoints_size() + request_->corruptions_size() +
-                              request_->verify_results_size() + request_->deleted_paths_size() >
-                          0;
-    if (request_->no_park() || request_->draining() || delivers ||
-        version != request_->known_version()) {
-      return Answer();
+  void Refuse(const absl::Status& status) {
+    Drive([](ParkedCall& call) { return call.Refused(); }, status);
+  }
+
+  // Tells the machine of an event and does what it says.
+  template <typename Event>
+  void Drive(Event event, const absl::Status& refusal = absl::OkStatus()) {
+    ParkedCall::Act act;
+    {
+      MutexLock lock(mutex_);
+      act = event(machine_);
+      if (machine_.over()) alarm_.Cancel();
     }
-    Wait();
+    switch (act) {
+      case ParkedCall::Act::kNothing:
+        return;
+      case ParkedCall::Act::kPark:
+        return Wait();
+      case ParkedCall::Act::kAnswer:
+        service_.Forget(id_, this);
+        return Answer();
+      case ParkedCall::Act::kRefuse:
+        service_.Forget(id_, this);
+        return Finish(ToGrpcStatus(refusal));
+    }
   }
 
   void Wait() {
     auto self = shared_from_this();
-    if (!service_.Park(id_, self)) return Answer();
+    if (!service_.Park(id_, self)) return Hurry();
     const std::weak_ptr<Call> weak = self;
     auto subscription = service_.core_.Watch(id_, [weak] {
-      if (auto call = weak.lock()) call->Changed();
+      if (auto call = weak.lock()) call->LookAgain();
     });
-    if (subscription == nullptr) return Answer();
+    if (subscription == nullptr) return Hurry();
     {
       MutexLock lock(mutex_);
-      subscription_ = std::move(subscription);
-      if (answered_) return;
+      if (machine_.over()) return;
+      subscription_.swap(subscription);
       alarm_.Set(
           std::chrono::system_clock::now() + absl::ToChronoMicroseconds(service_.park_),
           // Weak: the alarm keeps its callback for as long as it lives, and lives in the call.
           [weak](bool expired) {
             auto call = weak.lock();
-            if (expired && call != nullptr) call->Answer();
+            if (expired && call != nullptr) {
+              call->Drive([](ParkedCall& parked) { return parked.ParkOver(); });
+            }
           });
     }
-    Changed();  // it may have changed before the subscription
+    LookAgain();  // it may have changed before the subscription
   }
 
-  // Answers when the desired state is not the one that the agent knows.
-  void Changed() {
+  void LookAgain() {
     auto self = shared_from_this();
     service_.core_.View([self](const sched::State& state, const sched::Now&) -> Core::Reply {
       const auto worker = state.workers.find(self->id_);
-      if (worker != state.workers.end() &&
-          worker->second.desired_version == self->request_->known_version()) {
-        return [] {};
-      }
-      return [self] { self->Answer(); };
+      // A worker that was forgotten is told so by an answer; no version is -1.
+      const int64_t version = worker == state.workers.end() ? -1 : worker->second.desired_version;
+      return [self, version] {
+        self->Drive([version](ParkedCall& call) { return call.Seen(version); });
+      };
     });
+  }
+
+  void Answer() {
+    auto self = shared_from_this();
+    service_.core_.Do(sched::WorkerAnswered{id_},
+                      [self](const sched::Outcome& outcome, const sched::State&) -> Core::Reply {
+                        if (outcome.status.ok()) return [self] { self->Fill(); };
+                        return
+                            [self, status = outcome.status] { self->Finish(ToGrpcStatus(status)); };
+                      });
   }
 
   void Fill() {
@@ -123,28 +160,12 @@ class WorkerAgentService::Call : public grpc::ServerUnaryReactor,
     });
   }
 
-  void Refuse(const absl::Status& status) {
-    if (Claim()) Finish(ToGrpcStatus(status));
-  }
-
-  // True for the first who wants to answer.
-  bool Claim() {
-    {
-      MutexLock lock(mutex_);
-      if (std::exchange(answered_, true)) return false;
-      alarm_.Cancel();
-    }
-    service_.Forget(id_, this);
-    return true;
-  }
-
   WorkerAgentService& service_;
-  const v1::SynchronizeRequest* const request_;
   v1::SynchronizeResponse* const response_;
-  WorkerId id_;
+  WorkerId id_;  // written by Start, before anybody else knows the call
   std::shared_ptr<Call> self_;
   Mutex mutex_;
-  bool answered_ ABSL_GUARDED_BY(mutex_) = false;
+  ParkedCall machine_ ABSL_GUARDED_BY(mutex_);
   std::unique_ptr<Subscription> subscription_ ABSL_GUARDED_BY(mutex_);
   grpc::Alarm alarm_;  // ends the park
 };
@@ -152,8 +173,8 @@ class WorkerAgentService::Call : public grpc::ServerUnaryReactor,
 grpc::ServerUnaryReactor* WorkerAgentService::Synchronize(grpc::CallbackServerContext* context,
                                                           const v1::SynchronizeRequest* request,
                                                           v1::SynchronizeResponse* response) {
-  auto call = std::make_shared<Call>(*this, request, response);
-  call->Start();
+  auto call = std::make_shared<Call>(*this, *request, response);
+  call->Start(*request);
   return call.get();
 }
 
@@ -164,7 +185,7 @@ bool WorkerAgentService::Park(const WorkerId& id, const std::shared_ptr<Call>& c
     if (shut_down_) return false;
     older = std::exchange(parked_[id], call);
   }
-  if (older != nullptr) older->Answer();
+  if (older != nullptr) older->Hurry();
   return true;
 }
 
@@ -184,7 +205,7 @@ void WorkerAgentService::Shutdown() {
     shut_down_ = true;
     parked = parked_;
   }
-  for (const auto& [id, call] : parked) call->Answer();
+  for (const auto& [id, call] : parked) call->Hurry();
 }
 
 }  // namespace mindforge
