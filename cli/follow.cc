@@ -9,6 +9,8 @@
 #include "cli/progress.h"
 #include "cli/stream.h"
 #include "common/mutex.h"
+#include "common/request_text.h"
+#include "common/status_macros.h"
 
 namespace mindforge::cli {
 namespace {
@@ -48,9 +50,11 @@ class Follower {
   ~Follower() { StopRecords(absl::ZeroDuration()); }
 
   absl::StatusOr<v1::Job> Run() {
+    RETURN_IF_ERROR(CheckText("job", job_));
     v1::WatchJobRequest request;
     StreamCall call = {.what = absl::StrCat("watch job '", options_.shown_name, "'"),
                        .reconnect = true,
+                       .resumes = true,
                        .until_told = true,
                        .connected = options_.connected,
                        .say = [this](const std::string& text) { Say(text); }};

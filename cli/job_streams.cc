@@ -43,9 +43,10 @@ void PrintLogLine(Session& session, const v1::LogLine& line) {
 }
 
 StreamCall FollowingCall(Session& session, const std::string& what, bool follow) {
-  return {.what = what, .reconnect = follow, .say = [&session](const std::string& text) {
-            session.Note(text);
-          }};
+  return {.what = what,
+          .reconnect = follow,
+          .resumes = true,
+          .say = [&session](const std::string& text) { session.Note(text); }};
 }
 
 // What the job is asked for by: when its stream may be opened again, the id, since the name may be
@@ -68,6 +69,7 @@ absl::StatusOr<ExitCode> Logs(Session& session, const StreamFlags& flags) {
   ASSIGN_OR_RETURN(*request.mutable_job(), JobToRead(session, *stub, what, flags));
   request.set_follow(flags.follow);
   if (flags.rank.has_value()) request.set_rank(*flags.rank);
+  RETURN_IF_ERROR(CheckText(request));
   RETURN_IF_ERROR(ReadStream<v1::StreamJobLogsResponse>(
       session, FollowingCall(session, what, flags.follow),
       [&](grpc::ClientContext* context) { return stub->StreamJobLogs(context, request); },
@@ -127,6 +129,7 @@ absl::StatusOr<ExitCode> Metrics(Session& session, const StreamFlags& flags) {
   ASSIGN_OR_RETURN(*request.mutable_job(), JobToRead(session, *stub, what, flags));
   request.set_follow(flags.follow);
   bool headed = session.structured();
+  RETURN_IF_ERROR(CheckText(request));
   RETURN_IF_ERROR(ReadStream<v1::StreamJobMetricsResponse>(
       session, FollowingCall(session, what, flags.follow),
       [&](grpc::ClientContext* context) { return stub->StreamJobMetrics(context, request); },

@@ -1,5 +1,7 @@
 #include "cli/session.h"
 
+#include <signal.h>
+
 #include <algorithm>
 
 #include "absl/strings/str_cat.h"
@@ -49,9 +51,7 @@ void Session::Note(std::string_view text) {
 absl::StatusOr<std::shared_ptr<grpc::Channel>> Session::Connect() {
   if (channel_ != nullptr) return channel_;
   if (const auto address = ParseHostPort(options.server); !address.ok()) {
-    return InvalidArgument("--server",
-                           absl::StrCat("'", options.server, "': ", address.status().message(),
-                                        ". Give HOST:PORT, such as 127.0.0.1:7070."));
+    return InvalidArgument("--server", std::string(address.status().message()));
   }
   shutdown();
   auto channel = MakeChannel(options.server, {.ca_file = options.tls_ca,
@@ -75,7 +75,12 @@ bool Session::TimeoutRanOut() const { return absl::Now() + kDeadlineSlack >= dea
 
 Shutdown& Session::shutdown() {
   if (shutdown_ == nullptr) {
+    // A reader of our output that is gone ends us as it does `cat` before `head`, unless whoever
+    // started us ignores that.
+    struct sigaction broken_pipe {};
+    sigaction(SIGPIPE, nullptr, &broken_pipe);
     shutdown_ = std::make_unique<Shutdown>();
+    sigaction(SIGPIPE, &broken_pipe, nullptr);
     shutdown_->OnRequest([this] {
       MutexLock lock(mutex_);
       cancelled_ = true;

@@ -19,6 +19,7 @@ AfterStream AfterLostStream(Session& session, StreamCall& call, const grpc::Stat
   const bool too_old =
       raw.error_code() == grpc::StatusCode::DEADLINE_EXCEEDED && !session.TimeoutRanOut();
   if (too_old && call.reconnect) return AfterStream::kReopen;
+  if (raw.error_code() == grpc::StatusCode::ABORTED && call.resumes) return AfterStream::kReopen;
   if (session.interrupted()) {
     status = absl::CancelledError("interrupted");
     return AfterStream::kFail;

@@ -20,6 +20,9 @@ struct StreamCall {
   std::string what;  // "watch job 'x'"
   // Open again, with growing pauses, when the server went away after it had answered once.
   bool reconnect = false;
+  // `open` asks for what has not been seen yet: open again when the server ended the stream because
+  // nothing was read for a while (a pager waits on a page).
+  bool resumes = false;
   // The stream is over only when the item handler says so; an end before that is a loss.
   bool until_told = false;
   bool connected = false;                       // the server is known to be there

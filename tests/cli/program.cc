@@ -38,6 +38,7 @@ Pipe MakePipe() {
   dup2(in, 0);
   dup2(out, 1);
   dup2(err, 2);
+  signal(SIGPIPE, SIG_DFL);  // a test runner may ignore it; a shell does not
   if (!options.working_directory.empty() && chdir(options.working_directory.c_str()) != 0) {
     _exit(126);
   }
@@ -76,6 +77,10 @@ Program::Program(const ProgramOptions& options) {
   } else {
     out = MakePipe();
     err = MakePipe();
+  }
+  if (options.reader_gone) {
+    close(out.read);
+    out.read = open("/dev/null", O_RDONLY | O_CLOEXEC);
   }
   pid_ = fork();
   MF_CHECK(pid_ >= 0);

@@ -20,6 +20,7 @@ struct ProgramOptions {
   std::string working_directory;  // empty: ours
   bool terminal = false;          // stdout and stderr are one pseudo-terminal: see out()
   int terminal_width = 80;
+  bool reader_gone = false;  // nobody reads stdout, from the start on
 };
 
 // One run. The destructor kills and reaps what is still there.

@@ -1,4 +1,6 @@
 // The real binary: usage, exit statuses, what goes to which stream, formats.
+#include <signal.h>
+
 #include "absl/strings/str_split.h"
 #include "absl/time/clock.h"
 #include "common/error_details.h"
@@ -203,6 +205,45 @@ TEST_F(ProgramTest, LogsAndMetricsStream) {
       Mindforge({"job", "metrics", "tang", "-o", "json"}).out, '\n', absl::SkipEmpty());
   ASSERT_EQ(lines.size(), 2u);
   EXPECT_EQ(json::parse(lines[1])["step"], 2);
+}
+
+TEST_F(ProgramTest, AReaderThatIsGoneEndsItQuietlyAsItDoesCat) {
+  for (const std::vector<std::string>& arguments :
+       std::vector<std::vector<std::string>>{{"completion", "bash"},
+                                             {"job", "list"},
+                                             {"job", "example"},
+                                             {"job", "metrics", "tang", "--csv"},
+                                             {"generate", "-p", "moon"},
+                                             {"--help"}}) {
+    ProgramOptions options = Options(arguments);
+    options.reader_gone = true;
+    const Result result = RunProgram(options);
+    EXPECT_EQ(result.exit, 128 + SIGPIPE) << arguments[0] << " " << result.err;
+    EXPECT_THAT(result.err, Not(HasSubstr("error"))) << arguments[0];
+  }
+}
+
+TEST_F(ProgramTest, TextThatIsNotUtf8IsRefusedBeforeItIsSent) {
+  ProgramOptions prompt = Options({"generate"});
+  prompt.standard_input = "caf\xe9";
+  const Result generate = RunProgram(prompt);
+  EXPECT_EQ(generate.exit, 2) << generate.err;
+  EXPECT_THAT(generate.err, HasSubstr("text: is not UTF-8: byte 0xE9 at offset 3"));
+  EXPECT_THAT(generate.err, Not(HasSubstr("libprotobuf")));
+  for (const char* command : {"get", "logs", "watch", "cancel"}) {
+    const Result result = Mindforge({"job", command, "caf\xe9"});
+    EXPECT_EQ(result.exit, 2) << command << result.err;
+    EXPECT_THAT(result.err, HasSubstr("job: is not UTF-8")) << command;
+    EXPECT_THAT(result.err, Not(HasSubstr("libprotobuf")));
+  }
+}
+
+TEST_F(ProgramTest, AnAddressWithASchemeIsRefusedInWords) {
+  const Result web = Mindforge({"--server", "http://127.0.0.1:7070", "job", "list"});
+  EXPECT_EQ(web.exit, 2);
+  EXPECT_THAT(web.err, HasSubstr("leave out 'http://'"));
+  EXPECT_THAT(Mindforge({"--server", "[::1]", "job", "list"}).err,
+              HasSubstr("the port is missing"));
 }
 
 TEST_F(ProgramTest, VerifyWaitsForTheWorkersWord) {
