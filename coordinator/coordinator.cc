@@ -16,14 +16,8 @@
 namespace mindforge {
 namespace {
 
-constexpr const char* kServices[] = {
-    "JobService",         "CheckpointService",     "WorkerService",   "DeploymentService",
-    "WorkerAgentService", "InferenceAgentService", "InferenceService"};
-
 // Agents give up a call after 30 s: what is parked has to be answered well before.
 constexpr absl::Duration kLongestPark = absl::Seconds(20);
-
-std::string ServiceName(const char* service) { return absl::StrCat("mindforge.v1.", service); }
 
 }  // namespace
 
@@ -76,7 +70,8 @@ Coordinator::Coordinator(const CoordinatorOptions& options, const Clock& clock)
       metrics_host_(options.metrics.substr(0, options.metrics.rfind(':'))),
       registry_("mindforge-coordinator"),
       metrics_(registry_),
-      inference_(clock, options.settings.worker_lease) {}
+      inference_(clock, options.settings.worker_lease),
+      streams_(options.streams) {}
 
 absl::StatusOr<std::unique_ptr<Coordinator>> Coordinator::Start(const CoordinatorOptions& options,
                                                                 const Clock& clock) {
@@ -115,14 +110,14 @@ absl::Status Coordinator::StartServing(const CoordinatorOptions& options) {
   pool.client.ca_file = options.server.tls.ca_file;
   pool.client.token_file = options.server.token_file;
   pool_ = std::make_unique<InferencePool>(clock_, inference_, *models_, pool, &registry_);
-  jobs_ = std::make_unique<JobService>(*shell_);
+  jobs_ = std::make_unique<JobService>(*shell_, streams_);
   checkpoints_ = std::make_unique<CheckpointService>(*shell_);
   workers_ = std::make_unique<WorkerService>(*shell_);
   deployments_ = std::make_unique<DeploymentService>(*shell_);
   agents_ = std::make_unique<WorkerAgentService>(*shell_, options.synchronize_park);
   inference_agents_ =
       std::make_unique<InferenceAgentService>(inference_, *models_, options.synchronize_park);
-  gateway_ = std::make_unique<InferenceGateway>(*pool_);
+  gateway_ = std::make_unique<InferenceGateway>(*pool_, streams_);
   registry_.OnScrape([this] {
     shell_->Peek([this](const sched::State& state, const sched::Now& now) {
       metrics_.SetGauges(state, now);
@@ -130,11 +125,17 @@ absl::Status Coordinator::StartServing(const CoordinatorOptions& options) {
   });
   GrpcServerOptions server = options.server;
   server.metrics = &registry_;
-  ASSIGN_OR_RETURN(server_,
-                   GrpcServer::Start(
-                       server, {jobs_.get(), checkpoints_.get(), workers_.get(), deployments_.get(),
-                                agents_.get(), inference_agents_.get(), gateway_.get()}));
-  for (const char* service : kServices) server_->SetServing(ServiceName(service), true);
+  const std::vector<GrpcService> services = {
+      {v1::JobService::service_full_name(), jobs_.get()},
+      {v1::CheckpointService::service_full_name(), checkpoints_.get()},
+      {v1::WorkerService::service_full_name(), workers_.get()},
+      {v1::DeploymentService::service_full_name(), deployments_.get()},
+      // An agent that could not report for long has much to tell.
+      {v1::WorkerAgentService::service_full_name(), agents_.get(), kMaxGrpcMessageBytes},
+      {v1::InferenceAgentService::service_full_name(), inference_agents_.get()},
+      {v1::InferenceService::service_full_name(), gateway_.get(), kMaxPromptBytes}};
+  ASSIGN_OR_RETURN(server_, GrpcServer::Start(server, services));
+  for (const GrpcService& service : services) server_->SetServing(service.full_name, true);
   if (tracker_ != nullptr) tracker_->Start();
   return absl::OkStatus();
 }
@@ -144,11 +145,10 @@ std::string Coordinator::metrics_address() const {
 }
 
 void Coordinator::Drain(absl::Duration deadline) {
-  server_->SetServing("", false);
-  for (const char* service : kServices) server_->SetServing(ServiceName(service), false);
+  server_->StopServing();
   agents_->Shutdown();
   inference_agents_->Shutdown();
-  jobs_->Shutdown();
+  streams_.Drain();
   server_->Drain(deadline);
 }
 
@@ -156,7 +156,7 @@ Coordinator::~Coordinator() {
   // A scrape looks at the shell, calls end in the services: first nobody calls any more.
   if (agents_ != nullptr) agents_->Shutdown();
   if (inference_agents_ != nullptr) inference_agents_->Shutdown();
-  if (jobs_ != nullptr) jobs_->Shutdown();
+  streams_.Drain();
   server_.reset();
   metrics_server_.reset();
   // Replies to calls that have ended are still on their way through the services.

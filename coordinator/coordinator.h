@@ -12,6 +12,7 @@
 #include "common/clock.h"
 #include "common/grpc_server.h"
 #include "common/metrics.h"
+#include "common/open_streams.h"
 #include "coordinator/coordinator_metrics.h"
 #include "coordinator/gateway/inference_agent_service.h"
 #include "coordinator/gateway/inference_gateway.h"
@@ -36,6 +37,7 @@ struct CoordinatorOptions {
   std::string metrics = "127.0.0.1:9464";
   sched::Settings settings;
   absl::Duration synchronize_park = absl::Seconds(5);
+  StreamLimits streams;
   std::string tensorboard_dir;  // empty: `tensorboard` in data_dir; "off": none is written
 };
 
@@ -75,6 +77,7 @@ class Coordinator {
   std::unique_ptr<Shell> shell_;
   std::unique_ptr<InferenceModels> models_;
   std::unique_ptr<InferencePool> pool_;
+  OpenStreams streams_;
   std::unique_ptr<JobService> jobs_;
   std::unique_ptr<CheckpointService> checkpoints_;
   std::unique_ptr<WorkerService> workers_;

@@ -3,6 +3,7 @@
 #include <optional>
 #include <utility>
 
+#include "absl/strings/str_cat.h"
 #include "coordinator/rpc/convert.h"
 #include "coordinator/scheduler/deployments.h"
 
@@ -43,17 +44,22 @@ sched::InferenceNode NodeOf(const InferenceWorker& worker) {
 }  // namespace
 
 InferenceModels::InferenceModels(Shell& shell)
-    : shell_(shell), subscription_(shell.WatchInference([wake = wake_] {
+    : shell_(shell), subscription_(shell.WatchInference([&shell, views = views_, wake = wake_] {
+        shell.Peek([&](const sched::State& state, const sched::Now&) { Refresh(state, *views); });
         MutexLock lock(wake->mutex);
         if (wake->call) wake->call();
-      })) {}
+      })) {
+  shell.Peek([this](const sched::State& state, const sched::Now&) { Refresh(state, *views_); });
+}
 
 InferenceModels::~InferenceModels() { OnChange(nullptr); }
 
 DesiredModelState InferenceModels::Report(const InferenceWorker& worker) {
   DesiredModelState desired;
-  shell_.DoNow(sched::InferenceReport{NodeOf(worker)},
-               [&](const sched::State& state) { desired = DesiredOf(state, worker.id); });
+  shell_.DoNow(sched::InferenceReport{NodeOf(worker)}, [&](const sched::State& state) {
+    desired = DesiredOf(state, worker.id);
+    Heard(state, worker);
+  });
   return desired;
 }
 
@@ -65,13 +71,30 @@ DesiredModelState InferenceModels::Desired(const WorkerId& id) {
 }
 
 std::vector<DeploymentView> InferenceModels::Deployments() {
-  std::vector<DeploymentView> views;
-  shell_.Peek([&](const sched::State& state, const sched::Now&) {
-    for (const auto& [name, deployment] : state.deployments) {
-      views.push_back({name, sched::Describe(state, deployment).reason});
-    }
-  });
-  return views;
+  MutexLock lock(views_->mutex);
+  return views_->deployments;
+}
+
+void InferenceModels::Refresh(const sched::State& state, Views& views) {
+  std::vector<DeploymentView> deployments;
+  for (const auto& [name, deployment] : state.deployments) {
+    deployments.push_back({name, sched::Describe(state, deployment).reason});
+  }
+  MutexLock lock(views.mutex);
+  views.deployments.swap(deployments);
+}
+
+void InferenceModels::Heard(const sched::State& state, const InferenceWorker& worker) {
+  const std::string said = absl::StrCat(worker.name, "\n", worker.deployment, "\n",
+                                        worker.weights_version, "\n", worker.load_error_version,
+                                        "\n", worker.load_error, worker.ready, worker.draining);
+  {
+    MutexLock lock(heard_mutex_);
+    std::string& before = heard_[worker.id];
+    if (before == said) return;
+    before = said;
+  }
+  Refresh(state, *views_);
 }
 
 void InferenceModels::OnChange(std::function<void()> wake) {
@@ -81,7 +104,10 @@ void InferenceModels::OnChange(std::function<void()> wake) {
 
 void InferenceModels::Gone(const std::vector<InferenceWorker>& workers) {
   for (const InferenceWorker& worker : workers) {
-    shell_.DoNow(sched::InferenceGone{worker.id}, [](const sched::State&) {});
+    shell_.DoNow(sched::InferenceGone{worker.id},
+                 [this](const sched::State& state) { Refresh(state, *views_); });
+    MutexLock lock(heard_mutex_);
+    heard_.erase(worker.id);
   }
 }
 

@@ -33,11 +33,20 @@ void EndProcess(const absl::Status& status) {
   _exit(1);
 }
 
+// Whether what is to be served, or the words for why it is not, may have changed.
+bool TouchesServing(const sched::Outcome& outcome) {
+  const sched::Changes& changes = outcome.changes;
+  return outcome.touched_inference || !changes.deployments.empty() ||
+         !changes.deleted_deployments.empty() || !changes.checkpoints.empty() ||
+         !changes.deleted_checkpoints.empty() || !changes.jobs.empty() ||
+         !changes.deleted_jobs.empty();
+}
+
 std::vector<std::string> KeysOf(const sched::Outcome& outcome) {
   std::vector<std::string> keys;
   for (const JobId& id : outcome.touched_jobs) keys.push_back(JobKey(id));
   for (const WorkerId& id : outcome.touched_workers) keys.push_back(WorkerKey(id));
-  if (outcome.touched_inference) keys.push_back(kInferenceKey);
+  if (TouchesServing(outcome)) keys.push_back(kInferenceKey);
   return keys;
 }
 

@@ -58,7 +58,8 @@ class Shell : public Core {
   void DoNow(const sched::Event& event, const std::function<void(const sched::State&)>& look);
   void Peek(const std::function<void(const sched::State&, const sched::Now&)>& look);
 
-  // Called on the committer's thread after a durable change of any inference worker's orders.
+  // Called on the committer's thread after a durable change of any inference worker's orders, of a
+  // deployment or of what one may serve.
   std::unique_ptr<Subscription> WatchInference(std::function<void()> wake);
 
   // Ends the timer, makes durable what was done and says what is to be said of it. REQUIRES: nobody

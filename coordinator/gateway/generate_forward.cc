@@ -11,6 +11,7 @@
 #include "common/grpc_status.h"
 #include "common/logging.h"
 #include "common/mutex.h"
+#include "common/server_stream.h"
 #include "common/strings.h"
 #include "coordinator/gateway/worker_failure.h"
 
@@ -25,8 +26,8 @@ class Forward;
 class Attempt : public grpc::ClientReadReactor<v1::GenerateResponse> {
  public:
   Attempt(std::shared_ptr<Forward> forward, std::unique_ptr<WorkerLease> lease,
-          v1::GenerateRequest request, std::chrono::system_clock::time_point deadline)
-      : forward_(std::move(forward)), lease_(std::move(lease)), request_(std::move(request)) {
+          const v1::GenerateRequest& request, std::chrono::system_clock::time_point deadline)
+      : forward_(std::move(forward)), lease_(std::move(lease)), request_(request) {
     context_.set_deadline(deadline);
   }
 
@@ -48,58 +49,71 @@ class Attempt : public grpc::ClientReadReactor<v1::GenerateResponse> {
  private:
   const std::shared_ptr<Forward> forward_;
   const std::unique_ptr<WorkerLease> lease_;
-  const v1::GenerateRequest request_;
+  const v1::GenerateRequest& request_;  // the forward's, which changes it between attempts only
   grpc::ClientContext context_;
   v1::GenerateResponse response_;
 };
 
-// The call from the client. Lives until both sides are done: gRPC's side holds `self_`, an attempt
-// holds another reference.
-class Forward : public grpc::ServerWriteReactor<v1::GenerateResponse>,
-                public std::enable_shared_from_this<Forward> {
+// The call from the client. Held open until no attempt is under way, so that the pool and all else
+// that an attempt uses is still there. An attempt holds another reference.
+class Forward : public ServerStream<v1::GenerateResponse> {
  public:
-  Forward(InferencePool& pool, grpc::CallbackServerContext* context,
-          const v1::GenerateRequest& request)
-      : pool_(pool),
+  Forward(InferencePool& pool, OpenStreams& streams, grpc::CallbackServerContext* context,
+          v1::GenerateRequest request)
+      : ServerStream(streams, context),
+        pool_(pool),
         deadline_(WorkerDeadline(context->deadline())),
         started_at_(pool.clock().MonotonicNow()),
-        request_(request),
-        sequences_(std::max(1, request.sampling().n())) {}
+        request_(std::move(request)),
+        sequences_(std::max(1, request_.sampling().n())),
+        wants_token_ids_(!request_.output().has_token_ids() || request_.output().token_ids()),
+        max_time_(MaxTime(request_)),
+        resumed_(request_.resume_token_ids_size()) {
+    // A continuation needs the ids even where the caller does not want them.
+    if (sequences_ == 1) request_.mutable_output()->set_token_ids(true);
+  }
 
-  void Start(std::shared_ptr<Forward> self) {
-    self_ = std::move(self);
+  void Start() {
+    Open();
+    Hold();
     Launch(std::nullopt);
   }
 
-  void OnWriteDone(bool ok) override;
-  void OnCancel() override;
-  void OnDone() override {
-    std::shared_ptr<Forward> self = std::move(self_);  // The last reference may be this one.
-  }
+  // A generation that is under way may end: the server's drain gives it the time.
+  void Drain() override {}
 
   // From the attempt, one at a time.
   void Deliver(Attempt& attempt, v1::GenerateResponse& response);
   void AttemptDone(WorkerLease& lease, const grpc::Status& status);
 
  private:
+  static absl::Duration MaxTime(const v1::GenerateRequest& request);
+
+  void OnSent() override;
+  void OnGone() override;
+
   bool ContinuationPossible() const;
-  v1::GenerateRequest NextRequest() const;
+  // Makes the request that of the next attempt.
+  void PrepareRequest();
   // Tries a worker; without one ends the call with `last_failure`, else with why there is none.
   void Launch(std::optional<grpc::Status> last_failure);
   void Retry(WorkerLease& lease, WorkerFailure failure, const grpc::Status& status);
   grpc::Status Interrupted(const std::string& worker, const std::string& why) const;
   bool Note(v1::GenerateResponse& response);
   void NoteProgress(const WorkerLease& lease);
-  // Ends the call; where it had been interrupted, with the count of how that went.
-  void End(const grpc::Status& status);
+  // Ends the call, once; where it had been interrupted, with the count of how that went.
+  void Conclude(const grpc::Status& status);
 
   InferencePool& pool_;
   const std::chrono::system_clock::time_point deadline_;
   const absl::Duration started_at_;
-  const v1::GenerateRequest request_;
+  v1::GenerateRequest request_;
   const int sequences_;
+  const bool wants_token_ids_;
+  const absl::Duration max_time_;  // as the caller asked; infinite: it did not
+  const int resumed_;              // resume_token_ids of the caller's own
 
-  // Touched by one side at a time: an attempt hands over by Deliver, the caller by OnWriteDone.
+  // Touched by one side at a time: an attempt hands over by Deliver, the caller by OnSent.
   std::set<WorkerId> tried_;
   int attempts_ = 0;         // since the last progress
   bool continuing_ = false;  // a worker was lost after `started_`
@@ -108,12 +122,11 @@ class Forward : public grpc::ServerWriteReactor<v1::GenerateResponse>,
   int64_t delivered_deltas_ = 0;
   int finished_ = 0;
   grpc::Status mismatch_;  // a continuation that turned out to be no such thing
-  v1::GenerateResponse outgoing_;
 
   Mutex mutex_;
   Attempt* attempt_ ABSL_GUARDED_BY(mutex_) = nullptr;
+  bool sending_ ABSL_GUARDED_BY(mutex_) = false;  // the attempt waits for OnSent
   bool cancelled_ ABSL_GUARDED_BY(mutex_) = false;
-  std::shared_ptr<Forward> self_;
 };
 
 void Attempt::OnReadDone(bool ok) {
@@ -148,7 +161,7 @@ bool Forward::Note(v1::GenerateResponse& response) {
       ++delivered_deltas_;
       delivered_.insert(delivered_.end(), response.delta().token_ids().begin(),
                         response.delta().token_ids().end());
-      if (request_.output().has_token_ids() && !request_.output().token_ids()) {
+      if (!wants_token_ids_) {
         response.mutable_delta()->clear_token_ids();
         return !response.delta().text().empty() || response.delta().logprobs_size() > 0;
       }
@@ -172,54 +185,61 @@ void Forward::NoteProgress(const WorkerLease& lease) {
 
 void Forward::Deliver(Attempt& attempt, v1::GenerateResponse& response) {
   if (response.has_delta()) NoteProgress(attempt.lease());
-  if (Note(response)) {
-    outgoing_.Swap(&response);
-    StartWrite(&outgoing_);
+  if (!Note(response)) {
+    if (!mismatch_.ok()) attempt.Cancel();
+    attempt.ReadNext();
     return;
   }
-  if (!mismatch_.ok()) attempt.Cancel();
-  attempt.ReadNext();
+  bool gone = false;
+  {
+    MutexLock lock(mutex_);
+    gone = cancelled_;
+    sending_ = !gone;
+  }
+  if (!gone) return Send(std::move(response));
+  attempt.Cancel();
+  attempt.StopReading();
 }
 
-void Forward::OnWriteDone(bool ok) {
+void Forward::OnSent() {
   Attempt* attempt = nullptr;
   {
     MutexLock lock(mutex_);
-    attempt = attempt_;  // Held by AddHold until it is told below that there is no more to read.
-    if (!ok) cancelled_ = true;  // The caller is gone; OnCancel says so too, perhaps later.
+    if (!std::exchange(sending_, false)) return;  // OnGone has ended the attempt
+    attempt = attempt_;  // Held by AddHold until it is told that there is no more to read.
   }
-  if (ok) {
-    attempt->ReadNext();
-  } else {
-    attempt->Cancel();
-    attempt->StopReading();
-  }
+  attempt->ReadNext();
 }
 
-void Forward::OnCancel() {
-  MutexLock lock(mutex_);
-  cancelled_ = true;
-  if (attempt_ != nullptr) attempt_->Cancel();
+void Forward::OnGone() {
+  Attempt* waiting = nullptr;
+  {
+    MutexLock lock(mutex_);
+    cancelled_ = true;
+    if (attempt_ != nullptr) attempt_->Cancel();
+    if (std::exchange(sending_, false)) waiting = attempt_;
+  }
+  if (waiting != nullptr) waiting->StopReading();
 }
 
-v1::GenerateRequest Forward::NextRequest() const {
-  v1::GenerateRequest request = request_;
-  // A continuation needs the ids even where the caller does not want them.
-  if (sequences_ == 1) request.mutable_output()->set_token_ids(true);
-  if (!started_.has_value()) return request;
-  request.mutable_sampling()->set_seed(started_->seed());
-  request.mutable_output()->clear_prompt_logprobs();
-  request.mutable_resume_token_ids()->Add(delivered_.begin(), delivered_.end());
-  if (request.stopping().has_max_time()) {
-    const google::protobuf::Duration& asked = request_.stopping().max_time();
-    absl::Duration left = absl::Seconds(asked.seconds()) + absl::Nanoseconds(asked.nanos()) -
-                          (pool_.clock().MonotonicNow() - started_at_);
-    left = std::max(left, absl::Milliseconds(1));
-    auto* max_time = request.mutable_stopping()->mutable_max_time();
-    max_time->set_seconds(absl::IDivDuration(left, absl::Seconds(1), &left));
-    max_time->set_nanos(static_cast<int32_t>(absl::ToInt64Nanoseconds(left)));
-  }
-  return request;
+absl::Duration Forward::MaxTime(const v1::GenerateRequest& request) {
+  if (!request.stopping().has_max_time()) return absl::InfiniteDuration();
+  const google::protobuf::Duration& asked = request.stopping().max_time();
+  return absl::Seconds(asked.seconds()) + absl::Nanoseconds(asked.nanos());
+}
+
+void Forward::PrepareRequest() {
+  if (!started_.has_value()) return;
+  request_.mutable_sampling()->set_seed(started_->seed());
+  request_.mutable_output()->clear_prompt_logprobs();
+  request_.mutable_resume_token_ids()->Truncate(resumed_);
+  request_.mutable_resume_token_ids()->Add(delivered_.begin(), delivered_.end());
+  if (max_time_ == absl::InfiniteDuration()) return;
+  absl::Duration left =
+      std::max(max_time_ - (pool_.clock().MonotonicNow() - started_at_), absl::Milliseconds(1));
+  auto* max_time = request_.mutable_stopping()->mutable_max_time();
+  max_time->set_seconds(absl::IDivDuration(left, absl::Seconds(1), &left));
+  max_time->set_nanos(static_cast<int32_t>(absl::ToInt64Nanoseconds(left)));
 }
 
 void Forward::Launch(std::optional<grpc::Status> last_failure) {
@@ -233,13 +253,15 @@ void Forward::Launch(std::optional<grpc::Status> last_failure) {
   absl::StatusOr<std::unique_ptr<WorkerLease>> lease = absl::UnavailableError("");
   if (attempts_ < kMaxWorkerAttempts) lease = pool_.Lease(wish);
   if (!lease.ok()) {
-    End(last_failure.has_value() ? *last_failure : ToGrpcStatus(lease.status()));
+    Conclude(last_failure.has_value() ? *last_failure : ToGrpcStatus(lease.status()));
     return;
   }
   if (last_failure.has_value() && !continuing_) pool_.CountRetry();
   ++attempts_;
   tried_.insert((*lease)->worker().id);
-  auto* attempt = new Attempt(shared_from_this(), *std::move(lease), NextRequest(), deadline_);
+  PrepareRequest();
+  auto* attempt = new Attempt(std::static_pointer_cast<Forward>(shared_from_this()),
+                              *std::move(lease), request_, deadline_);
   {
     MutexLock lock(mutex_);
     attempt_ = attempt;
@@ -283,15 +305,16 @@ void Forward::Retry(WorkerLease& lease, WorkerFailure failure, const grpc::Statu
                   << status.error_message();
   const grpc::Status interrupted = Interrupted(lease.worker().name, status.error_message());
   if (!ContinuationPossible()) {
-    End(interrupted);
+    Conclude(interrupted);
     return;
   }
   Launch(interrupted);
 }
 
-void Forward::End(const grpc::Status& status) {
+void Forward::Conclude(const grpc::Status& status) {
   if (continuing_) pool_.CountContinuation(status.ok());
-  Finish(status);
+  End(FromGrpcStatus(status));
+  Release();
 }
 
 void Forward::AttemptDone(WorkerLease& lease, const grpc::Status& status) {
@@ -302,11 +325,11 @@ void Forward::AttemptDone(WorkerLease& lease, const grpc::Status& status) {
     cancelled = cancelled_;
   }
   if (cancelled) {
-    Finish(grpc::Status(grpc::StatusCode::CANCELLED, "the caller cancelled"));
+    Release();  // the stream knows its end
     return;
   }
   if (!mismatch_.ok()) {
-    End(mismatch_);
+    Conclude(mismatch_);
     return;
   }
   const WorkerFailure failure = ClassifyWorkerFailure(status);
@@ -317,7 +340,7 @@ void Forward::AttemptDone(WorkerLease& lease, const grpc::Status& status) {
                       << "': failed at inference worker " << lease.worker().name << ": "
                       << status.error_message();
     }
-    End(status);
+    Conclude(status);
     return;
   }
   Retry(lease, failure, status);
@@ -326,9 +349,10 @@ void Forward::AttemptDone(WorkerLease& lease, const grpc::Status& status) {
 }  // namespace
 
 grpc::ServerWriteReactor<v1::GenerateResponse>* ForwardGenerate(
-    InferencePool& pool, grpc::CallbackServerContext* context, const v1::GenerateRequest& request) {
-  auto forward = std::make_shared<Forward>(pool, context, request);
-  forward->Start(forward);
+    InferencePool& pool, OpenStreams& streams, grpc::CallbackServerContext* context,
+    v1::GenerateRequest request) {
+  auto forward = std::make_shared<Forward>(pool, streams, context, std::move(request));
+  forward->Start();
   return forward.get();
 }
 

@@ -5,6 +5,7 @@
 
 #include <memory>
 
+#include "common/open_streams.h"
 #include "coordinator/gateway/inference_pool.h"
 #include "grpcpp/server_context.h"
 #include "grpcpp/support/server_callback.h"
@@ -12,13 +13,15 @@
 
 namespace mindforge {
 
-// Starts forwarding `request` and returns the reactor, which owns itself. `pool` outlives it.
+// Starts forwarding `request` and returns the reactor, which owns itself. `pool` and
+// `streams` outlive it.
 //
 // A worker that refuses before anything was delivered (its queue is full, it drains, nobody
 // listens) is replaced by another. A worker that dies in mid-stream is replaced where another
 // serves the same weights with the same numerics and one sequence was asked for; else the call ends
 // UNAVAILABLE and says what was delivered. All other statuses pass through unchanged.
 grpc::ServerWriteReactor<v1::GenerateResponse>* ForwardGenerate(
-    InferencePool& pool, grpc::CallbackServerContext* context, const v1::GenerateRequest& request);
+    InferencePool& pool, OpenStreams& streams, grpc::CallbackServerContext* context,
+    v1::GenerateRequest request);
 
 }  // namespace mindforge

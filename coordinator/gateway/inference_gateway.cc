@@ -1,5 +1,7 @@
 #include "coordinator/gateway/inference_gateway.h"
 
+#include <utility>
+
 #include "coordinator/gateway/generate_forward.h"
 #include "coordinator/gateway/unary_forward.h"
 
@@ -7,7 +9,10 @@ namespace mindforge {
 
 grpc::ServerWriteReactor<v1::GenerateResponse>* InferenceGateway::Generate(
     grpc::CallbackServerContext* context, const v1::GenerateRequest* request) {
-  return ForwardGenerate(pool_, context, *request);
+  // The request is this call's alone, though gRPC's signature has it const: a prompt of megabytes
+  // is moved, not copied.
+  return ForwardGenerate(pool_, streams_, context,
+                         std::move(*const_cast<v1::GenerateRequest*>(request)));
 }
 
 grpc::ServerUnaryReactor* InferenceGateway::GenerateUnary(grpc::CallbackServerContext* context,

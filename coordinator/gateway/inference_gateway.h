@@ -2,15 +2,16 @@
 // that serves the deployment named in it. No thread waits for a call.
 #pragma once
 
+#include "common/open_streams.h"
 #include "coordinator/gateway/inference_pool.h"
 #include "mindforge/v1/inference_service.grpc.pb.h"
 
 namespace mindforge {
 
-// Thread-safe. `pool` is borrowed and outlives the gRPC server that this is registered with.
+// Thread-safe. Both are borrowed and outlive the gRPC server that this is registered with.
 class InferenceGateway : public v1::InferenceService::CallbackService {
  public:
-  explicit InferenceGateway(InferencePool& pool) : pool_(pool) {}
+  InferenceGateway(InferencePool& pool, OpenStreams& streams) : pool_(pool), streams_(streams) {}
 
   grpc::ServerWriteReactor<v1::GenerateResponse>* Generate(
       grpc::CallbackServerContext* context, const v1::GenerateRequest* request) override;
@@ -29,6 +30,7 @@ class InferenceGateway : public v1::InferenceService::CallbackService {
 
  private:
   InferencePool& pool_;
+  OpenStreams& streams_;
 };
 
 }  // namespace mindforge

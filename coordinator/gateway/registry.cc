@@ -1,10 +1,18 @@
 #include "coordinator/gateway/registry.h"
 
+#include <algorithm>
 #include <utility>
 
 #include "common/check.h"
 
 namespace mindforge {
+
+absl::Duration InferenceRegistry::OwnNow() const {
+  const absl::Duration now = std::max(clock_.MonotonicNow(), last_look_);
+  own_now_ += std::min(now - last_look_, stall_);
+  last_look_ = now;
+  return own_now_;
+}
 
 InferenceWorker InferenceRegistry::Report(
     const v1::InferenceAgentServiceSynchronizeRequest& report) {
@@ -26,15 +34,15 @@ InferenceWorker InferenceRegistry::Report(
   worker.requests_running = report.requests_running();
   worker.requests_waiting = report.requests_waiting();
   worker.slots = report.slots();
-  worker.last_seen = clock_.MonotonicNow();
   MutexLock lock(mutex_);
+  worker.last_seen = OwnNow();
   workers_[worker.id] = worker;
   return worker;
 }
 
 std::vector<InferenceWorker> InferenceRegistry::Live() const {
-  const absl::Duration now = clock_.MonotonicNow();
   MutexLock lock(mutex_);
+  const absl::Duration now = OwnNow();
   std::vector<InferenceWorker> live;
   for (const auto& [id, worker] : workers_) {
     if (Alive(worker, now)) live.push_back(worker);
@@ -43,16 +51,16 @@ std::vector<InferenceWorker> InferenceRegistry::Live() const {
 }
 
 std::optional<InferenceWorker> InferenceRegistry::Find(const WorkerId& id) const {
-  const absl::Duration now = clock_.MonotonicNow();
   MutexLock lock(mutex_);
+  const absl::Duration now = OwnNow();
   const auto it = workers_.find(id);
   if (it == workers_.end() || !Alive(it->second, now)) return std::nullopt;
   return it->second;
 }
 
 std::vector<InferenceWorker> InferenceRegistry::Expire() {
-  const absl::Duration now = clock_.MonotonicNow();
   MutexLock lock(mutex_);
+  const absl::Duration now = OwnNow();
   std::vector<InferenceWorker> gone;
   for (auto it = workers_.begin(); it != workers_.end();) {
     if (Alive(it->second, now)) {

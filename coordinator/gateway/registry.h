@@ -35,14 +35,18 @@ struct InferenceWorker {
   int64_t requests_running = 0;
   int64_t requests_waiting = 0;
   int64_t slots = 0;
-  absl::Duration last_seen;  // on the registry's clock, monotonic
+  absl::Duration last_seen;  // on the registry's own time
 };
 
 // The live inference workers. Thread-safe. `clock` is borrowed.
 class InferenceRegistry {
  public:
-  // A worker whose last report is `lease` or more ago is gone.
-  InferenceRegistry(const Clock& clock, absl::Duration lease) : clock_(clock), lease_(lease) {}
+  // A worker whose last report is `lease` or more ago is gone. Of a gap between two looks at the
+  // registry only `stall` counts: in a longer one this process did not run, and no report could
+  // have been taken. Somebody has to look more often than that.
+  explicit InferenceRegistry(const Clock& clock, absl::Duration lease,
+                             absl::Duration stall = absl::Seconds(2))
+      : clock_(clock), lease_(lease), stall_(stall), last_look_(clock.MonotonicNow()) {}
 
   // Notes a report and returns the worker as it stands now. REQUIRES: worker_id is not empty.
   InferenceWorker Report(const v1::InferenceAgentServiceSynchronizeRequest& report);
@@ -60,9 +64,15 @@ class InferenceRegistry {
     return now - worker.last_seen < lease_;
   }
 
+  // The time that this process has lived, as far as the registry saw it.
+  absl::Duration OwnNow() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+
   const Clock& clock_;
   const absl::Duration lease_;
+  const absl::Duration stall_;
   mutable Mutex mutex_;
+  mutable absl::Duration last_look_ ABSL_GUARDED_BY(mutex_);
+  mutable absl::Duration own_now_ ABSL_GUARDED_BY(mutex_) = absl::ZeroDuration();
   std::map<WorkerId, InferenceWorker> workers_ ABSL_GUARDED_BY(mutex_);
 };
 

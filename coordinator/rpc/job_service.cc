@@ -199,17 +199,17 @@ grpc::ServerUnaryReactor* JobService::DeleteJob(grpc::CallbackServerContext* con
 
 grpc::ServerWriteReactor<v1::WatchJobResponse>* JobService::WatchJob(
     grpc::CallbackServerContext* context, const v1::WatchJobRequest* request) {
-  return StartWatch(core_, streams_, *request);
+  return StartWatch(core_, streams_, context, *request);
 }
 
 grpc::ServerWriteReactor<v1::StreamJobLogsResponse>* JobService::StreamJobLogs(
     grpc::CallbackServerContext* context, const v1::StreamJobLogsRequest* request) {
-  return StartLogs(core_, streams_, *request);
+  return StartLogs(core_, streams_, context, *request);
 }
 
 grpc::ServerWriteReactor<v1::StreamJobMetricsResponse>* JobService::StreamJobMetrics(
     grpc::CallbackServerContext* context, const v1::StreamJobMetricsRequest* request) {
-  return StartMetrics(core_, streams_, *request);
+  return StartMetrics(core_, streams_, context, *request);
 }
 
 }  // namespace mindforge

@@ -7,10 +7,11 @@
 
 namespace mindforge {
 
-// Thread-safe. Borrows `core`. Shutdown before the gRPC server is drained, or followers hold it up.
+// Thread-safe. Borrows both, which outlive the gRPC server. Drain `streams` before that server, or
+// followers hold it up.
 class JobService : public v1::JobService::CallbackService {
  public:
-  explicit JobService(Core& core) : core_(core) {}
+  JobService(Core& core, OpenStreams& streams) : core_(core), streams_(streams) {}
 
   grpc::ServerUnaryReactor* SubmitJob(grpc::CallbackServerContext* context,
                                       const v1::SubmitJobRequest* request,
@@ -43,12 +44,9 @@ class JobService : public v1::JobService::CallbackService {
   grpc::ServerWriteReactor<v1::StreamJobMetricsResponse>* StreamJobMetrics(
       grpc::CallbackServerContext* context, const v1::StreamJobMetricsRequest* request) override;
 
-  // Ends every stream with UNAVAILABLE and takes no new ones. Idempotent.
-  void Shutdown() { streams_.Shutdown(); }
-
  private:
   Core& core_;
-  StreamSet streams_;
+  OpenStreams& streams_;
 };
 
 }  // namespace mindforge

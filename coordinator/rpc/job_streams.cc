@@ -1,12 +1,16 @@
 #include "coordinator/rpc/job_streams.h"
 
 #include <deque>
+#include <functional>
+#include <memory>
 #include <optional>
 #include <string>
 #include <utility>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "common/mutex.h"
+#include "common/server_stream.h"
 #include "coordinator/rpc/convert.h"
 #include "coordinator/rpc/requests.h"
 
@@ -29,26 +33,17 @@ template <typename Message>
 using Source =
     std::function<std::function<Found<Message>()>(const sched::State&, const sched::Job* job)>;
 
-// A stream of a job: looks, sends what it found, looks again when woken. gRPC's side keeps `self_`
-// until OnDone.
+// A stream of a job: looks, sends what it found, looks again when woken.
 template <typename Message>
-class JobStream : public grpc::ServerWriteReactor<Message>,
-                  public std::enable_shared_from_this<JobStream<Message>> {
+class JobStream : public ServerStream<Message> {
  public:
-  JobStream(Core& core, StreamSet& streams, Source<Message> source)
-      : core_(core), streams_(streams), source_(std::move(source)) {}
+  JobStream(Core& core, OpenStreams& streams, grpc::CallbackServerContext* context,
+            Source<Message> source)
+      : ServerStream<Message>(streams, context), core_(core), source_(std::move(source)) {}
 
   void Start(const std::string& name_or_id) {
-    self_ = this->shared_from_this();
-    const std::weak_ptr<JobStream> weak = self_;
-    const int64_t key = streams_.Add([weak] {
-      if (auto self = weak.lock()) self->End(Draining());
-    });
-    {
-      MutexLock lock(mutex_);
-      stream_key_ = key;
-    }
-    auto self = this->shared_from_this();
+    this->Open();
+    auto self = Self();
     core_.View([self, name_or_id](const sched::State& state, const sched::Now&) -> Core::Reply {
       const sched::Job* job = sched::FindJob(state, name_or_id);
       if (job == nullptr) return [=] { self->End(JobNotFound(name_or_id)); };
@@ -56,33 +51,14 @@ class JobStream : public grpc::ServerWriteReactor<Message>,
     });
   }
 
-  void OnWriteDone(bool ok) override {
-    if (!ok) return End(absl::CancelledError("the caller went away"));
-    {
-      MutexLock lock(mutex_);
-      writing_ = false;
-    }
-    Proceed();
-  }
-  void OnCancel() override { End(absl::CancelledError("the caller went away")); }
-  void OnDone() override {
-    streams_.Remove([this] {
-      MutexLock lock(mutex_);
-      return stream_key_;
-    }());
-    std::unique_ptr<Subscription> subscription;
-    {
-      MutexLock lock(mutex_);
-      subscription = std::move(subscription_);
-    }
-    subscription.reset();
-    std::shared_ptr<JobStream> self = std::move(self_);  // the last reference may be this one
+  void Drain() override {
+    this->End(Error(absl::StatusCode::kUnavailable, "DRAINING",
+                    "the coordinator is stopping: call again when it is back"));
   }
 
  private:
-  static absl::Status Draining() {
-    return Error(absl::StatusCode::kUnavailable, "DRAINING",
-                 "the coordinator is stopping: call again when it is back");
+  std::shared_ptr<JobStream> Self() {
+    return std::static_pointer_cast<JobStream>(this->shared_from_this());
   }
 
   static Found<Message> Busy() {
@@ -92,19 +68,39 @@ class JobStream : public grpc::ServerWriteReactor<Message>,
     return found;
   }
 
+  void OnSent() override {
+    {
+      MutexLock lock(mutex_);
+      sending_ = false;
+    }
+    Proceed();
+  }
+  void OnGone() override { Forget(); }
+  void OnClosed() override { Forget(); }
+
+  // Nobody reads any more: what is left goes, and nothing wakes the stream again.
+  void Forget() {
+    std::unique_ptr<Subscription> subscription;
+    MutexLock lock(mutex_);
+    over_ = true;
+    queue_.clear();
+    subscription = std::move(subscription_);
+  }
+
   void Follow(const JobId& id) {
-    const std::weak_ptr<JobStream> weak = this->weak_from_this();
+    const std::weak_ptr<JobStream> weak = Self();
     auto subscription = core_.Watch(id, [weak] {
       if (auto self = weak.lock()) self->Wake();
     });
     if (subscription == nullptr) {
-      return End(Error(absl::StatusCode::kResourceExhausted, "TOO_MANY_STREAMS",
-                       "too many calls follow jobs already: try again later"));
+      this->End(Error(absl::StatusCode::kResourceExhausted, "TOO_MANY_STREAMS",
+                      "too many calls follow jobs already: try again later"));
+      return;
     }
     {
       MutexLock lock(mutex_);
       job_ = id;
-      subscription_ = std::move(subscription);
+      if (!over_) subscription_.swap(subscription);
     }
     Wake();
   }
@@ -118,30 +114,21 @@ class JobStream : public grpc::ServerWriteReactor<Message>,
     Proceed();
   }
 
-  void End(const absl::Status& status) {
-    {
-      MutexLock lock(mutex_);
-      if (!end_) end_ = status;
-      queue_.clear();
-    }
-    Proceed();
-  }
-
-  // Does the next thing there is to do, if none is being done: write, finish, or look. gRPC may
-  // call back from within StartWrite and Finish, so both run without the lock.
+  // Does the next thing there is to do, if none is being done: send, end, or look.
   void Proceed() {
-    std::optional<absl::Status> finish;
+    std::optional<Message> message;
+    std::optional<absl::Status> end;
     JobId look_at;
     {
       MutexLock lock(mutex_);
-      if (writing_ || finished_) return;
+      if (sending_ || over_) return;
       if (!queue_.empty()) {
-        writing_ = true;
-        message_ = std::move(queue_.front());
+        sending_ = true;
+        message = std::move(queue_.front());
         queue_.pop_front();
       } else if (end_) {
-        finished_ = true;
-        finish = end_;
+        over_ = true;
+        end = end_;
       } else if (looking_ || !news_ || job_.empty()) {
         return;
       } else {
@@ -150,11 +137,15 @@ class JobStream : public grpc::ServerWriteReactor<Message>,
         look_at = job_;
       }
     }
-    if (finish) return this->Finish(ToGrpcStatus(*finish));
-    if (look_at.empty()) return this->StartWrite(&message_);
-    auto self = this->shared_from_this();
-    core_.View([self, look_at](const sched::State& state, const sched::Now&) -> Core::Reply {
-      const auto job = state.jobs.find(look_at);
+    if (message) return this->Send(*std::move(message));
+    if (end) return this->End(*end);
+    LookAt(look_at);
+  }
+
+  void LookAt(const JobId& id) {
+    auto self = Self();
+    core_.View([self, id](const sched::State& state, const sched::Now&) -> Core::Reply {
+      const auto job = state.jobs.find(id);
       auto read = self->source_(state, job == state.jobs.end() ? nullptr : &job->second);
       return [self, read = std::move(read)] {
         if (self->core_.Read([self, read] { self->Take(read()); })) return;
@@ -167,40 +158,36 @@ class JobStream : public grpc::ServerWriteReactor<Message>,
     {
       MutexLock lock(mutex_);
       looking_ = false;
-      if (!end_) {
-        queue_ = std::move(found.messages);
-        // A full read may have left some behind.
-        if (static_cast<int>(queue_.size()) >= kRowsAtOnce) {
-          news_ = true;
-        } else if (found.end) {
-          end_ = found.status;
-        }
+      if (over_) return;
+      queue_ = std::move(found.messages);
+      // A full read may have left some behind.
+      if (static_cast<int>(queue_.size()) >= kRowsAtOnce) {
+        news_ = true;
+      } else if (found.end) {
+        end_ = found.status;
       }
     }
     Proceed();
   }
 
   Core& core_;
-  StreamSet& streams_;
   const Source<Message> source_;
-  std::shared_ptr<JobStream> self_;
   Mutex mutex_;
-  int64_t stream_key_ ABSL_GUARDED_BY(mutex_) = 0;
   JobId job_ ABSL_GUARDED_BY(mutex_);
   std::unique_ptr<Subscription> subscription_ ABSL_GUARDED_BY(mutex_);
   std::deque<Message> queue_ ABSL_GUARDED_BY(mutex_);
-  Message message_;  // being written
   bool news_ ABSL_GUARDED_BY(mutex_) = false;
   bool looking_ ABSL_GUARDED_BY(mutex_) = false;
-  bool writing_ ABSL_GUARDED_BY(mutex_) = false;
-  bool finished_ ABSL_GUARDED_BY(mutex_) = false;
+  bool sending_ ABSL_GUARDED_BY(mutex_) = false;
+  bool over_ ABSL_GUARDED_BY(mutex_) = false;                // nothing is sent any more
   std::optional<absl::Status> end_ ABSL_GUARDED_BY(mutex_);  // how to end, once the queue is empty
 };
 
 template <typename Message>
-grpc::ServerWriteReactor<Message>* Begin(Core& core, StreamSet& streams, const std::string& job,
-                                         Source<Message> source) {
-  auto stream = std::make_shared<JobStream<Message>>(core, streams, std::move(source));
+grpc::ServerWriteReactor<Message>* Begin(Core& core, OpenStreams& streams,
+                                         grpc::CallbackServerContext* context,
+                                         const std::string& job, Source<Message> source) {
+  auto stream = std::make_shared<JobStream<Message>>(core, streams, context, std::move(source));
   stream->Start(job);
   return stream.get();
 }
@@ -215,40 +202,14 @@ Found<Message> Gone() {
 
 }  // namespace
 
-int64_t StreamSet::Add(std::function<void()> end) {
-  {
-    MutexLock lock(mutex_);
-    if (!shut_down_) {
-      ends_[next_] = std::move(end);
-      return next_++;
-    }
-  }
-  end();
-  return 0;
-}
-
-void StreamSet::Remove(int64_t key) {
-  MutexLock lock(mutex_);
-  ends_.erase(key);
-}
-
-void StreamSet::Shutdown() {
-  std::map<int64_t, std::function<void()>> ends;
-  {
-    MutexLock lock(mutex_);
-    shut_down_ = true;
-    ends = ends_;
-  }
-  for (const auto& [key, end] : ends) end();
-}
-
-grpc::ServerWriteReactor<v1::WatchJobResponse>* StartWatch(Core& core, StreamSet& streams,
+grpc::ServerWriteReactor<v1::WatchJobResponse>* StartWatch(Core& core, OpenStreams& streams,
+                                                           grpc::CallbackServerContext* context,
                                                            const v1::WatchJobRequest& request) {
   using Message = v1::WatchJobResponse;
   // Only one look runs at a time, so the source needs no lock of its own.
   auto last = std::make_shared<int64_t>(request.from_revision());
   return Begin<Message>(
-      core, streams, request.job(),
+      core, streams, context, request.job(),
       [last](const sched::State& state, const sched::Job* job) -> std::function<Found<Message>()> {
         if (job == nullptr) return Gone<Message>;
         Found<Message> found;
@@ -263,14 +224,15 @@ grpc::ServerWriteReactor<v1::WatchJobResponse>* StartWatch(Core& core, StreamSet
 }
 
 grpc::ServerWriteReactor<v1::StreamJobLogsResponse>* StartLogs(
-    Core& core, StreamSet& streams, const v1::StreamJobLogsRequest& request) {
+    Core& core, OpenStreams& streams, grpc::CallbackServerContext* context,
+    const v1::StreamJobLogsRequest& request) {
   using Message = v1::StreamJobLogsResponse;
   auto after = std::make_shared<int64_t>(request.after());
   const std::optional<int> rank =
       request.has_rank() ? std::optional<int>(request.rank()) : std::nullopt;
   const bool follow = request.follow();
   return Begin<Message>(
-      core, streams, request.job(),
+      core, streams, context, request.job(),
       [=, &core](const sched::State&, const sched::Job* job) -> std::function<Found<Message>()> {
         if (job == nullptr) return Gone<Message>;
         return [=, &core, id = job->id, end = !follow || job->final()] {
@@ -290,12 +252,13 @@ grpc::ServerWriteReactor<v1::StreamJobLogsResponse>* StartLogs(
 }
 
 grpc::ServerWriteReactor<v1::StreamJobMetricsResponse>* StartMetrics(
-    Core& core, StreamSet& streams, const v1::StreamJobMetricsRequest& request) {
+    Core& core, OpenStreams& streams, grpc::CallbackServerContext* context,
+    const v1::StreamJobMetricsRequest& request) {
   using Message = v1::StreamJobMetricsResponse;
   auto after = std::make_shared<int64_t>(request.after_step());
   const bool follow = request.follow();
   return Begin<Message>(
-      core, streams, request.job(),
+      core, streams, context, request.job(),
       [=, &core](const sched::State&, const sched::Job* job) -> std::function<Found<Message>()> {
         if (job == nullptr) return Gone<Message>;
         return [=, &core, id = job->id, end = !follow || job->final()] {

@@ -25,6 +25,7 @@ class FakeWorker : public v1::InferenceService::Service {
     int64_t die_after = -1;    // tokens; then UNAVAILABLE, as when its process is killed
     int64_t stall_after = -1;  // tokens; then waits until the call is cancelled
     std::string weights_version = "v1";
+    size_t padding = 0;  // bytes of each delta's text besides
   };
 
   explicit FakeWorker(std::string name) : name_(std::move(name)) {
@@ -77,7 +78,7 @@ class FakeWorker : public v1::InferenceService::Service {
       if (request->output().token_ids() || !request->output().has_token_ids()) {
         delta.mutable_delta()->add_token_ids(static_cast<int32_t>(100 + i));
       }
-      delta.mutable_delta()->set_text(absl::StrCat(i, " "));
+      delta.mutable_delta()->set_text(absl::StrCat(i, " ", std::string(behaviour.padding, '-')));
       if (!writer->Write(delta)) return grpc::Status::CANCELLED;
     }
     v1::GenerateResponse finished;

@@ -27,7 +27,7 @@ class GatewayTest : public ::testing::Test {
   GatewayTest()
       : registry_(clock_, absl::Hours(1)),
         pool_(clock_, registry_, desired_, {}, &metrics_),
-        gateway_(pool_) {
+        gateway_(pool_, streams_) {
     auto server = GrpcServer::Start({.listen = "127.0.0.1:0"}, {&gateway_});
     MF_CHECK_OK(server);
     server_ = *std::move(server);
@@ -93,6 +93,7 @@ class GatewayTest : public ::testing::Test {
   FakeDesiredModels desired_;
   InferenceRegistry registry_;
   InferencePool pool_;
+  OpenStreams streams_;
   InferenceGateway gateway_;
   std::unique_ptr<GrpcServer> server_;
   std::unique_ptr<v1::InferenceService::Stub> stub_;

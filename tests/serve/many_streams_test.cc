@@ -23,7 +23,7 @@ class ManyStreams : public ::testing::Test {
   ManyStreams()
       : registry_(clock_, absl::Hours(1)),
         pool_(clock_, registry_, desired_, {}, nullptr),
-        gateway_(pool_) {
+        gateway_(pool_, streams_) {
     const std::string folder = folder_.File("small");
     std::filesystem::create_directory(folder);
     ModelConfig config;
@@ -126,6 +126,7 @@ class ManyStreams : public ::testing::Test {
   FakeDesiredModels desired_;
   InferenceRegistry registry_;
   InferencePool pool_;
+  OpenStreams streams_;
   InferenceGateway gateway_;
   std::unique_ptr<GrpcServer> server_;
   std::unique_ptr<v1::InferenceService::Stub> stub_;

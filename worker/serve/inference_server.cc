@@ -88,7 +88,8 @@ absl::Status InferenceServer::Listen() {
       *host_, courier_, InferenceServiceImpl::Options{.worker_id = worker_id_});
   GrpcServerOptions server = options_.server;
   server.metrics = &registry_;
-  ASSIGN_OR_RETURN(server_, GrpcServer::Start(server, {service_.get()}));
+  ASSIGN_OR_RETURN(server_,
+                   GrpcServer::Start(server, {{kService, service_.get(), kMaxPromptBytes}}));
   metrics_.Watch(*host_);
   ASSIGN_OR_RETURN(metrics_server_, MetricsServer::Start(options_.metrics, registry_));
   return absl::OkStatus();
