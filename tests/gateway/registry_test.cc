@@ -51,6 +51,7 @@ TEST(Registry, AStallOfThisProcessExpiresNobody) {
   InferenceRegistry registry(clock, absl::Seconds(10), /*stall=*/absl::Seconds(2));
   registry.Report(Report("a"));
   Pass(absl::Seconds(5), clock, registry);
+  EXPECT_EQ(registry.Live().size(), 1u);
   clock.Advance(absl::Hours(1));  // the process was stopped, or its machine asleep
   EXPECT_EQ(registry.Live().size(), 1u);
   EXPECT_TRUE(registry.Expire().empty());
