@@ -60,7 +60,7 @@ const BadJob kBadJobs[] = {
     {"name: 'Upper'", "name", "may hold only a-z"},
     {"name: 'a_b'", "name", "may hold only a-z"},
     {"name: '-a'", "name", "must not begin or end with -"},
-    {"data {path: ''}", "data.path", "is missing: give a .jsonl or .jsonl.zst file"},
+    {"data {path: ''}", "data.path", "is missing: give a .jsonl, .jsonl.gz or .jsonl.zst file"},
     {"data {path: 'data.jsonl'}", "data.path", "must be an absolute path"},
     {"data {tokenizer: ''}", "data.tokenizer", "is missing"},
     {"data {max_seq_len: 1}", "data.max_seq_len", "must be from 2"},
