@@ -31,6 +31,7 @@ using grpc::internal::RpcMethod;
 struct CallRecord {
   void* handler_data = nullptr;
   size_t bytes = 0;
+  bool admitted = false;  // into the budget, which its end gives back
   bool refused = false;
 };
 
@@ -72,6 +73,11 @@ class CheckedHandler : public MethodHandler {
                     void** handler_data) final {
     auto* const record = new (grpc_call_arena_alloc(call, sizeof(CallRecord))) CallRecord;
     *handler_data = record;
+    if (request == nullptr) {  // the client went away behind its headers: the handler's matter
+      void* const nothing = inner_.Deserialize(call, request, status, &record->handler_data);
+      Give(record);
+      return nothing;
+    }
     const size_t bytes = grpc_byte_buffer_length(request);
     void* message = nullptr;
     absl::Status fit = bytes > max_bytes_ ? TooLarge(bytes) : budget_->Admit(bytes);
@@ -81,6 +87,7 @@ class CheckedHandler : public MethodHandler {
       if (!fit.ok()) budget_->Done(bytes);
     }
     if (fit.ok()) {
+      record->admitted = true;
       message = inner_.Deserialize(call, request, status, &record->handler_data);
     } else {
       grpc_byte_buffer_destroy(request);
@@ -101,10 +108,12 @@ class CheckedHandler : public MethodHandler {
       return;
     }
     // gRPC calls it as the last thing that it does with a call.
-    auto ended = [budget = budget_, bytes = record->bytes, then = param.call_requester] {
-      budget->Done(bytes);
-      then();
-    };
+    std::function<void()> ended = param.call_requester;
+    if (record->admitted)
+      ended = [budget = budget_, bytes = record->bytes, then = param.call_requester] {
+        budget->Done(bytes);
+        then();
+      };
     inner_.RunHandler(HandlerParameter(param.call, param.server_context, param.request,
                                        param.status, record->handler_data, std::move(ended)));
   }

@@ -4,6 +4,7 @@
 #include <filesystem>
 #include <thread>
 
+#include "common/mutex.h"
 #include "coordinator/gateway/inference_gateway.h"
 #include "gtest/gtest.h"
 #include "tests/fakes/model_folder.h"
@@ -93,7 +94,10 @@ class ManyStreams : public ::testing::Test {
     text.set_add_bos(true);
     v1::TokenizeResponse prompt;
     grpc::ClientContext context;
-    MF_CHECK(stub_->Tokenize(&context, text, &prompt).ok());
+    {
+      MutexLock lock(tokenize_mutex_);  // one after the other: few may wait at once
+      MF_CHECK(stub_->Tokenize(&context, text, &prompt).ok());
+    }
     v1::GenerateUnaryRequest request;
     auto* ids = request.mutable_request()->mutable_token_ids();
     *ids->mutable_ids() = prompt.token_ids();
@@ -130,6 +134,7 @@ class ManyStreams : public ::testing::Test {
   InferenceGateway gateway_;
   std::unique_ptr<GrpcServer> server_;
   std::unique_ptr<v1::InferenceService::Stub> stub_;
+  Mutex tokenize_mutex_;
 };
 
 TEST_F(ManyStreams, GiveTogetherWhatEachGivesAlone) {
