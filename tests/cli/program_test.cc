@@ -209,8 +209,19 @@ TEST_F(ProgramTest, LogsAndMetricsStream) {
 }
 
 TEST_F(ProgramTest, AReaderThatIsGoneEndsItQuietlyAsItDoesCat) {
-  for (const std::vector<std::string>& arguments : std::vector<std::vector<std::string>>{
-           {"completion", "bash"}, {"job", "list"}, {"job", "example"}, {"--help"}}) {
+  fake_.AddJob(RunningJob("tang"));
+  fake_.AddRecord("tang", StepRecord(1, 2));
+  {
+    MutexLock lock(fake_.state.mutex);
+    fake_.state.pieces = {"moonlight"};
+  }
+  for (const std::vector<std::string>& arguments :
+       std::vector<std::vector<std::string>>{{"completion", "bash"},
+                                             {"job", "list"},
+                                             {"job", "example"},
+                                             {"job", "metrics", "tang", "--csv"},
+                                             {"generate", "-p", "moon"},
+                                             {"--help"}}) {
     ProgramOptions options = Options(arguments);
     options.reader_gone = true;
     const Result result = RunProgram(options);
