@@ -31,7 +31,6 @@ using grpc::internal::RpcMethod;
 struct CallRecord {
   void* handler_data = nullptr;
   size_t bytes = 0;
-  bool admitted = false;  // into the budget, which its end gives back
   bool refused = false;
 };
 
@@ -73,21 +72,18 @@ class CheckedHandler : public MethodHandler {
                     void** handler_data) final {
     auto* const record = new (grpc_call_arena_alloc(call, sizeof(CallRecord))) CallRecord;
     *handler_data = record;
-    if (request == nullptr) {  // the client went away behind its headers: the handler's matter
-      void* const nothing = inner_.Deserialize(call, request, status, &record->handler_data);
-      Give(record);
-      return nothing;
-    }
-    const size_t bytes = grpc_byte_buffer_length(request);
+    // Null: the client went away, or half-closed, before its message.
+    const size_t bytes = request == nullptr ? 0 : grpc_byte_buffer_length(request);
     void* message = nullptr;
-    absl::Status fit = bytes > max_bytes_ ? TooLarge(bytes) : budget_->Admit(bytes);
+    absl::Status fit = request == nullptr   ? NoMessage()
+                       : bytes > max_bytes_ ? TooLarge(bytes)
+                                            : budget_->Admit(bytes);
     if (fit.ok()) {
       record->bytes = bytes;
       fit = CheckRequest(type_, request);
       if (!fit.ok()) budget_->Done(bytes);
     }
     if (fit.ok()) {
-      record->admitted = true;
       message = inner_.Deserialize(call, request, status, &record->handler_data);
     } else {
       grpc_byte_buffer_destroy(request);
@@ -108,17 +104,19 @@ class CheckedHandler : public MethodHandler {
       return;
     }
     // gRPC calls it as the last thing that it does with a call.
-    std::function<void()> ended = param.call_requester;
-    if (record->admitted)
-      ended = [budget = budget_, bytes = record->bytes, then = param.call_requester] {
-        budget->Done(bytes);
-        then();
-      };
+    auto ended = [budget = budget_, bytes = record->bytes, then = param.call_requester] {
+      budget->Done(bytes);
+      then();
+    };
     inner_.RunHandler(HandlerParameter(param.call, param.server_context, param.request,
                                        param.status, record->handler_data, std::move(ended)));
   }
 
  private:
+  static absl::Status NoMessage() {
+    return InvalidArgument("",
+                           "the call holds no request message: send one, if need be an empty one");
+  }
   absl::Status TooLarge(size_t bytes) const {
     return Error(absl::StatusCode::kResourceExhausted, "REQUEST_TOO_LARGE",
                  absl::StrCat("the request has ", bytes, " bytes, and a ", type_.name(),

@@ -101,6 +101,40 @@ class CheckedServiceTest : public ::testing::Test {
   std::unique_ptr<v1::WorkerService::Stub> stub_;
 };
 
+// Half-closes a call without having sent a message.
+class NoMessage : public grpc::ClientBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer> {
+ public:
+  absl::Status Call(const std::shared_ptr<grpc::Channel>& channel) {
+    SetDeadline(context_, absl::Seconds(60));
+    grpc::GenericStub(channel).PrepareBidiStreamingCall(
+        &context_, "/mindforge.v1.WorkerService/GetWorker", {}, this);
+    StartWritesDone();
+    StartCall();
+    MutexLock lock(mutex_);
+    while (!status_.has_value()) done_.Wait(mutex_);
+    return FromGrpcStatus(*status_);
+  }
+  void OnDone(const grpc::Status& status) override {
+    MutexLock lock(mutex_);
+    status_ = status;
+    done_.Signal();
+  }
+
+ private:
+  grpc::ClientContext context_;
+  Mutex mutex_;
+  CondVar done_;
+  std::optional<grpc::Status> status_ ABSL_GUARDED_BY(mutex_);
+};
+
+TEST_F(CheckedServiceTest, ACallWithoutAMessageIsRefused) {
+  Start();
+  const absl::Status status = NoMessage().Call(channel_);
+  EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument) << status;
+  EXPECT_THAT(status.message(), HasSubstr("no request message"));
+  EXPECT_TRUE(Get("w1").ok());
+}
+
 TEST_F(CheckedServiceTest, PassesAGoodRequestOn) {
   Start();
   std::string name;
