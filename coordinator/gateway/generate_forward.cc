@@ -11,6 +11,7 @@
 #include "common/grpc_status.h"
 #include "common/logging.h"
 #include "common/mutex.h"
+#include "common/numerics_id.h"
 #include "common/server_stream.h"
 #include "common/strings.h"
 #include "coordinator/gateway/worker_failure.h"
@@ -271,7 +272,8 @@ void Forward::Launch(std::optional<grpc::Status> last_failure) {
 }
 
 bool Forward::ContinuationPossible() const {
-  return sequences_ == 1 && finished_ == 0 && mismatch_.ok();
+  return sequences_ == 1 && finished_ == 0 && mismatch_.ok() &&
+         ContinuesExactly(started_->numerics_id());
 }
 
 grpc::Status Forward::Interrupted(const std::string& worker, const std::string& why) const {
@@ -283,6 +285,11 @@ grpc::Status Forward::Interrupted(const std::string& worker, const std::string& 
   if (sequences_ == 1) {
     absl::StrAppend(&message, ". To go on, send the same request with these tokens as ",
                     "resume_token_ids and seed ", seed);
+    if (started_.has_value() && !ContinuesExactly(started_->numerics_id())) {
+      absl::StrAppend(&message, "; the numerics ", started_->numerics_id(),
+                      " depend on what else is computed, so what follows may differ from what"
+                      " this stream would have had");
+    }
   } else {
     absl::StrAppend(&message, ". Send the request again");
   }

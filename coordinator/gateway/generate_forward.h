@@ -18,8 +18,9 @@ namespace mindforge {
 //
 // A worker that refuses before anything was delivered (its queue is full, it drains, nobody
 // listens) is replaced by another. A worker that dies in mid-stream is replaced where another
-// serves the same weights with the same numerics and one sequence was asked for; else the call ends
-// UNAVAILABLE and says what was delivered. All other statuses pass through unchanged.
+// serves the same weights with the same numerics, these do not depend on the batch, and one
+// sequence was asked for; else the call ends UNAVAILABLE and says what was delivered. All other
+// statuses pass through unchanged.
 grpc::ServerWriteReactor<v1::GenerateResponse>* ForwardGenerate(
     InferencePool& pool, OpenStreams& streams, grpc::CallbackServerContext* context,
     v1::GenerateRequest request);

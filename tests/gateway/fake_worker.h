@@ -26,6 +26,7 @@ class FakeWorker : public v1::InferenceService::Service {
     int64_t stall_after = -1;  // tokens; then waits until the call is cancelled
     std::string weights_version = "v1";
     size_t padding = 0;  // bytes of each delta's text besides
+    std::string numerics_id = "n1";
   };
 
   explicit FakeWorker(std::string name) : name_(std::move(name)) {
@@ -65,7 +66,7 @@ class FakeWorker : public v1::InferenceService::Service {
     event.mutable_started()->set_seed(request->sampling().has_seed() ? request->sampling().seed()
                                                                      : 77);
     event.mutable_started()->set_weights_version(behaviour.weights_version);
-    event.mutable_started()->set_numerics_id("n1");
+    event.mutable_started()->set_numerics_id(behaviour.numerics_id);
     event.mutable_started()->set_worker_id(name_);
     writer->Write(event);
     const int64_t count = request->stopping().max_new_tokens();

@@ -36,14 +36,15 @@ class GatewayTest : public ::testing::Test {
     stub_ = v1::InferenceService::NewStub(*channel);
   }
 
-  void Register(const FakeWorker& worker, const std::string& weights = "v1") {
+  void Register(const FakeWorker& worker, const std::string& weights = "v1",
+                const std::string& numerics = "n1") {
     v1::InferenceAgentServiceSynchronizeRequest report;
     report.set_worker_id(worker.name());
     report.set_name(worker.name());
     report.set_address(worker.address());
     report.set_deployment("poems");
     report.set_weights_version(weights);
-    report.set_numerics_id("n1");
+    report.set_numerics_id(numerics);
     report.set_ready(true);
     report.set_slots(32);
     registry_.Report(report);
@@ -287,6 +288,24 @@ TEST_F(GatewayTest, SaysWhatWasDeliveredWhenAStreamCannotBeContinued) {
   EXPECT_EQ(GetReason(heard.status), "STREAM_INTERRUPTED");
   EXPECT_THAT(std::string(heard.status.message()), HasSubstr("4 tokens"));
   EXPECT_EQ(heard.ids, Numbers(4));
+}
+
+// What a library multiplies depends on the rows beside it: another worker would go on with tokens
+// that this stream may never have had.
+TEST_F(GatewayTest, DoesNotContinueAStreamWhoseBitsDependOnTheBatch) {
+  for (const char* numerics : {"torch-NVIDIA H200-bf16-1", ""}) {
+    FakeWorker a("a"), b("b");
+    for (FakeWorker* worker : {&a, &b}) {
+      Register(*worker, "v1", numerics);
+      worker->Set({.die_after = 4, .numerics_id = numerics});
+    }
+    const Heard heard = Generate(Request(9));
+    EXPECT_TRUE(absl::IsUnavailable(heard.status)) << heard.status;
+    EXPECT_EQ(GetReason(heard.status), "STREAM_INTERRUPTED");
+    EXPECT_THAT(std::string(heard.status.message()), HasSubstr("4 tokens"));
+    EXPECT_EQ(heard.ids, Numbers(4));
+    EXPECT_EQ(a.requests().size() + b.requests().size(), 1u);
+  }
 }
 
 TEST_F(GatewayTest, EndsAContinuationThatMeetsOtherWeights) {

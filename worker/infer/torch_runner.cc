@@ -12,6 +12,7 @@
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
 #include "common/check.h"
+#include "common/numerics_id.h"
 #include "common/status_macros.h"
 #include "worker/infer/torch_mixture.h"
 #include "worker/kernels/rope.h"
@@ -96,7 +97,10 @@ class TorchRunner : public ModelRunner {
         options_(options),
         device_(options.device),
         dtype_(options.dtype == RunnerDtype::kFloat32 ? at::kFloat : at::kBFloat16) {
-    numerics_id_ = absl::StrCat("torch-", DeviceKind(device_), "-",
+    // cuDNN's attention builds a plan for each new number of keys, tens of milliseconds each, and a
+    // sequence has another one at every token. Training asks for its attention by name.
+    at::globalContext().setSDPUseCuDNN(false);
+    numerics_id_ = absl::StrCat(kBatchDependentPrefix, DeviceKind(device_), "-",
                                 dtype_ == at::kFloat ? "f32" : "bf16", "-2");
   }
 
