@@ -181,14 +181,14 @@ void CheckHealth(Session& session, const Channel& channel, Report& report) {
 
 void CheckDevices(const v1::ListWorkersResponse& response, Report& report) {
   int devices = 0, busy = 0;
-  std::map<std::string, std::set<std::string>> signatures;  // by kind
+  std::map<std::string, std::set<std::string>> numerics;  // by kind
   for (const v1::Worker& worker : response.workers()) {
     if (worker.state() != v1::WORKER_STATE_READY) continue;
     for (const v1::WorkerDevice& device : worker.devices()) {
       ++devices;
       busy += !device.job_id().empty();
       const bool cuda = device.device().kind() == v1::DEVICE_KIND_CUDA;
-      signatures[cuda ? "cuda" : "cpu"].insert(device.device().signature());
+      numerics[cuda ? "cuda" : "cpu"].insert(NumericsOf(device.device()));
     }
   }
   const std::string detail = absl::StrCat(devices, " usable, ", busy, " busy");
@@ -196,12 +196,12 @@ void CheckDevices(const v1::ListWorkersResponse& response, Report& report) {
     report.Warn("devices", detail, "no job can start; see `mindforge worker list`");
     return;
   }
-  for (const auto& [kind, of_kind] : signatures) {
+  for (const auto& [kind, of_kind] : numerics) {
     if (of_kind.size() < 2) continue;
     report.Warn(
         "devices",
         absl::StrCat(detail, "; ", kind, " devices differ: ", absl::StrJoin(of_kind, " | ")),
-        "one job uses devices of one signature only: the same model, threads and build");
+        "one job uses devices with the same numerics and workers of one build only");
     return;
   }
   report.Ok("devices", detail);

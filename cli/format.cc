@@ -3,9 +3,11 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdlib>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "absl/strings/str_join.h"
 #include "absl/strings/strip.h"
 #include "absl/time/clock.h"
 
@@ -72,6 +74,12 @@ std::string ShortDuration(absl::Duration duration) {
   if (whole < 3600) return absl::StrCat(whole / 60, "m", whole % 60, "s");
   if (whole < 48 * 3600) return absl::StrCat(whole / 3600, "h", whole % 3600 / 60, "m");
   return absl::StrCat(whole / 86400, "d", whole % 86400 / 3600, "h");
+}
+
+std::string NumericsOf(const v1::Device& device) {
+  std::vector<std::string> names;
+  for (const v1::DeviceNumerics& numerics : device.numerics()) names.push_back(numerics.name());
+  return names.empty() ? device.signature() : absl::StrJoin(names, ", ");
 }
 
 std::string Age(const google::protobuf::Timestamp& time) {

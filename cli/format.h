@@ -24,6 +24,8 @@ std::string Grouped(int64_t value);
 std::string Bytes(int64_t bytes);
 // "4.6521"
 std::string Loss(double loss);
+// The names of the device's numerics, "a, b"; of an older agent's its signature.
+std::string NumericsOf(const v1::Device& device);
 // Age of a point in time: "3m12s", or "-" when it is not set.
 std::string Age(const google::protobuf::Timestamp& time);
 // "2026-01-31 14:05:06" in local time, or "-".

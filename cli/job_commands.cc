@@ -125,6 +125,24 @@ void AddChange(Registry& registry, CLI::App& job, const std::string& verb, const
       ->required();
 }
 
+void AddRepin(Registry& registry, CLI::App& job) {
+  const auto request = std::make_shared<v1::RepinJobRequest>();
+  CLI::App* repin =
+      AddCommand(registry, job, "repin", "Let a job that does not run go on with other last bits",
+                 [request](Session& session) {
+                   return Change(session, "repin", &JobService::Stub::RepinJob, *request);
+                 });
+  repin
+      ->add_option_function<std::string>(
+          "JOB", [request](const std::string& name) { request->set_job(name); }, "Name or id")
+      ->required();
+  repin
+      ->add_option_function<std::string>(
+          "--numerics", [request](const std::string& name) { request->set_numerics(name); },
+          "What to pin it to, as `worker get` shows it (default: what its next start has)")
+      ->type_name("NAME");
+}
+
 void AddScale(Registry& registry, CLI::App& job) {
   const auto request = std::make_shared<v1::ScaleJobRequest>();
   CLI::App* scale =
@@ -174,6 +192,7 @@ void AddJobCommands(Registry& registry) {
             &JobService::Stub::PauseJob);
   AddChange(registry, *job, "resume", "Queue a paused job again", &JobService::Stub::ResumeJob);
   AddScale(registry, *job);
+  AddRepin(registry, *job);
   AddChange(registry, *job, "delete", "Forget a finished job; its checkpoints stay",
             &JobService::Stub::DeleteJob);
 }

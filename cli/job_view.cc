@@ -146,7 +146,7 @@ void DescribeJob(Session& session, const v1::Job& job) {
   lines.Add("Submitted", Moment(job.submitted_at()));
   lines.Add("Started", Moment(job.started_at()));
   lines.Add("Finished", Moment(job.finished_at()));
-  lines.Add("Device", job.device_signature());
+  lines.Add("Numerics", job.device_signature());
   lines.Add("Dataset", job.dataset_digest());
   if (job.skipped_lines() > 0) {
     lines.Add("Malformed", absl::StrCat(Grouped(job.skipped_lines()), " lines skipped"));

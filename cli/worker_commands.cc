@@ -102,13 +102,13 @@ void DescribeWorker(Session& session, const v1::Worker& worker) {
                {.title = "JOB"},
                {.title = "RANK", .right = true},
                {.title = "SET ASIDE", .right = true},
-               {.title = "SIGNATURE", .shrinks = true, .wide_only = true}});
+               {.title = "NUMERICS", .shrinks = true, .wide_only = true}});
   for (const v1::WorkerDevice& device : worker.devices()) {
     const bool busy = !device.job_id().empty();
     table.AddRow({device.device().id(), device.device().model(),
                   Bytes(device.device().memory_bytes()), absl::StrCat(device.device().threads()),
                   busy ? device.job_id() : "-", busy ? absl::StrCat(device.rank()) : "-",
-                  SetAside(device), device.device().signature()});
+                  SetAside(device), NumericsOf(device.device())});
   }
   table.Print(session.out(), session.out_terminal(), session.wide());
   for (const v1::WorkerDevice& device : worker.devices()) {

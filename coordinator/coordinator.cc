@@ -11,6 +11,7 @@
 #include "common/net.h"
 #include "common/status_macros.h"
 #include "coordinator/jobs_of_shell.h"
+#include "coordinator/rpc/convert.h"
 #include "coordinator/store/sqlite_store.h"
 
 namespace mindforge {
@@ -95,6 +96,9 @@ absl::Status Coordinator::MakeTracker(const CoordinatorOptions& options) {
 
 absl::Status Coordinator::StartServing(const CoordinatorOptions& options) {
   ASSIGN_OR_RETURN(sched::Snapshot snapshot, store_->Load());
+  for (sched::JobRecord& job : snapshot.jobs) {
+    if (!sched::IsFinal(job.state)) job.wish.dtype = DtypeOf(job.spec);
+  }
   ASSIGN_OR_RETURN(metrics_server_, MetricsServer::Start(options.metrics, registry_));
   RETURN_IF_ERROR(MakeTracker(options));
   Shell::Options shell;

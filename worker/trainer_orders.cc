@@ -189,6 +189,10 @@ absl::StatusOr<TrainOptions> TrainOptionsFromOrder(const v1::StartTraining& orde
     options.world_size_history.push_back(
         {.first_step = change.from_step(), .world_size = change.world_size()});
   }
+  for (const v1::NumericsChange& change : order.numerics_history()) {
+    options.numerics_history.push_back(
+        {.first_step = change.from_step() + 1, .name = change.name()});
+  }
   if (order.has_store_socket()) options.store_fd = kStoreFd;
   if (options.rank == 0 && options.world_size > 1 && options.store_fd < 0) {
     return absl::InternalError("the agent gave rank 0 no socket for the group's store");

@@ -26,6 +26,12 @@ void FillDevice(const sched::Device& device, v1::Device* out) {
   out->set_memory_bytes(device.memory_bytes);
   out->set_threads(device.threads);
   out->set_signature(device.signature);
+  for (const TrainingNumerics& numerics : device.numerics) {
+    v1::DeviceNumerics* to = out->add_numerics();
+    to->set_dtype(numerics.dtype);
+    to->set_name(numerics.name);
+    for (const std::string& former : numerics.former_names) to->add_former_names(former);
+  }
 }
 
 void FillProgress(const sched::Job& job, v1::JobProgress* out) {
@@ -90,9 +96,16 @@ void SetDuration(absl::Duration duration, google::protobuf::Duration* out) {
   out->set_nanos(static_cast<int32_t>(absl::ToInt64Nanoseconds(duration - absl::Seconds(seconds))));
 }
 
+std::string DtypeOf(const std::string& spec) {
+  v1::JobSpec parsed;
+  parsed.ParseFromString(spec);
+  return parsed.training().dtype();
+}
+
 sched::JobWish WishOf(const v1::JobSpec& spec) {
   sched::JobWish wish;
   wish.name = spec.name();
+  wish.dtype = spec.training().dtype();
   wish.min_workers = spec.workers().min();
   wish.max_workers = spec.workers().max();
   wish.accumulation_steps = spec.training().accumulation_steps();
@@ -104,6 +117,12 @@ sched::JobWish WishOf(const v1::JobSpec& spec) {
   wish.keep_every = spec.checkpoint().keep_every();
   wish.max_failures = spec.max_failures();
   return wish;
+}
+
+void FillNumericsChange(const sched::NumericsChange& change, v1::NumericsChange* out) {
+  out->set_generation(change.generation.value());
+  out->set_from_step(change.from_step.value());
+  out->set_name(change.name);
 }
 
 void FillJob(const sched::State& state, const sched::Job& job, v1::Job* out) {
@@ -140,6 +159,9 @@ void FillJob(const sched::State& state, const sched::Job& job, v1::Job* out) {
   out->set_pause_requested(job.pause_requested);
   out->set_checkpoint_failures(job.checkpoint_failures);
   out->set_checkpoint_error(job.checkpoint_error);
+  for (const sched::NumericsChange& change : job.numerics) {
+    FillNumericsChange(change, out->add_numerics_history());
+  }
 }
 
 void AddEvent(const sched::JobEvent& event, v1::GetJobResponse* out) {

@@ -21,8 +21,16 @@ namespace mindforge {
 void SetTimestamp(absl::Time time, google::protobuf::Timestamp* out);
 void SetDuration(absl::Duration duration, google::protobuf::Duration* out);
 
+// training.dtype of a serialized JobSpec.
+std::string DtypeOf(const std::string& spec);
+
 // What the scheduler decides a validated job by.
 sched::JobWish WishOf(const v1::JobSpec& spec);
+
+// Of a name of numerics.
+inline constexpr size_t kMaxNumericsBytes = 512;
+
+void FillNumericsChange(const sched::NumericsChange& change, v1::NumericsChange* out);
 
 void FillJob(const sched::State& state, const sched::Job& job, v1::Job* out);
 void AddEvent(const sched::JobEvent& event, v1::GetJobResponse* out);

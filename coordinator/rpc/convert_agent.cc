@@ -17,15 +17,23 @@ constexpr size_t kMaxIdBytes = 128;
 constexpr int kMaxDevices = 256;
 constexpr int kMaxSpooled = 1000;
 constexpr int kMaxPaths = 1000;
+constexpr int kMaxNumerics = 16;
 
 sched::Device ToDevice(const v1::Device& device) {
-  return {
+  sched::Device to{
       device.id(),
       device.kind() == v1::DEVICE_KIND_CUDA ? sched::DeviceKind::kCuda : sched::DeviceKind::kCpu,
       device.model(),
       device.memory_bytes(),
       device.threads(),
-      device.signature()};
+      device.signature(),
+      {}};
+  for (const v1::DeviceNumerics& numerics : device.numerics()) {
+    to.numerics.push_back({numerics.dtype(),
+                           numerics.name(),
+                           {numerics.former_names().begin(), numerics.former_names().end()}});
+  }
+  return to;
 }
 
 sched::TrainerExit ToExit(const v1::TrainerExit& exit) {
@@ -92,6 +100,19 @@ sched::Progress ToProgress(const v1::ProgressRecord& record) {
   return to;
 }
 
+bool HasFewNumerics(const v1::Device& device) {
+  const auto is_long = [](const std::string& text) { return text.size() > kMaxNumericsBytes; };
+  if (device.numerics_size() > kMaxNumerics) return false;
+  for (const v1::DeviceNumerics& numerics : device.numerics()) {
+    if (is_long(numerics.dtype()) || is_long(numerics.name())) return false;
+    if (numerics.former_names_size() > kMaxNumerics) return false;
+    for (const std::string& former : numerics.former_names()) {
+      if (is_long(former)) return false;
+    }
+  }
+  return true;
+}
+
 absl::Status Check(const v1::SynchronizeRequest& request) {
   std::vector<FieldViolation> problems;
   const auto check_id = [&](const std::string& value, const char* field) {
@@ -128,6 +149,11 @@ absl::Status Check(const v1::SynchronizeRequest& request) {
     if (id.empty() || !seen.insert(id).second) {
       problems.push_back({absl::StrCat("devices[", i, "].id"),
                           absl::StrCat("is '", id, "', must be set and differ from the others")});
+    }
+    if (!HasFewNumerics(request.devices(i))) {
+      problems.push_back({absl::StrCat("devices[", i, "].numerics"),
+                          absl::StrCat("has more than ", kMaxNumerics, " entries or names, or one",
+                                       " of more than ", kMaxNumericsBytes, " bytes")});
     }
   }
   return problems.empty() ? absl::OkStatus() : InvalidArgument(problems);
@@ -182,7 +208,7 @@ void FillStart(const sched::State& state, const sched::Worker& worker,
   device->set_model(order.device->model);
   device->set_memory_bytes(order.device->memory_bytes);
   device->set_threads(order.device->threads);
-  device->set_signature(order.device->signature);
+  device->set_signature(job.device_signature);
   out->set_checkpoint_dir(sched::CheckpointFolder(job));
   for (const sched::Checkpoint* point : sched::ResumePoints(state, job.id)) {
     v1::ResumePoint* to = out->add_resume_points();
@@ -198,6 +224,9 @@ void FillStart(const sched::State& state, const sched::Worker& worker,
     to->set_generation(change.generation.value());
     to->set_from_step(change.from_step.value());
     to->set_world_size(change.world_size);
+  }
+  for (const sched::NumericsChange& change : job.numerics) {
+    FillNumericsChange(change, out->add_numerics_history());
   }
 }
 

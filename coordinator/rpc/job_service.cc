@@ -56,6 +56,16 @@ absl::StatusOr<sched::Event> ScaleOf(const v1::ScaleJobRequest& request) {
   return event;
 }
 
+absl::StatusOr<sched::Event> RepinOf(const v1::RepinJobRequest& request) {
+  if (request.numerics().size() > kMaxNumericsBytes) {
+    return InvalidArgument("numerics", absl::StrCat("has ", request.numerics().size(),
+                                                    " bytes, at most ", kMaxNumericsBytes));
+  }
+  ASSIGN_OR_RETURN(sched::Event event, CommandOf<sched::RepinJob>("RepinJob", request));
+  std::get<sched::RepinJob>(event).numerics = request.numerics();
+  return event;
+}
+
 absl::Status ListPage(const sched::State& state, const v1::ListJobsRequest& request,
                       v1::ListJobsResponse* response) {
   int64_t before = std::numeric_limits<int64_t>::max();
@@ -188,6 +198,16 @@ grpc::ServerUnaryReactor* JobService::ScaleJob(grpc::CallbackServerContext* cont
                                                const v1::ScaleJobRequest* request,
                                                v1::ScaleJobResponse* response) {
   return Mutate(context, core_, ScaleOf(*request), FillsJob(response));
+}
+
+grpc::ServerUnaryReactor* JobService::RepinJob(grpc::CallbackServerContext* context,
+                                               const v1::RepinJobRequest* request,
+                                               v1::RepinJobResponse* response) {
+  return Mutate(context, core_, RepinOf(*request),
+                [response](const sched::Outcome& outcome, const sched::State& state) {
+                  response->set_former_numerics(outcome.name);
+                  return FillsJob(response)(outcome, state);
+                });
 }
 
 grpc::ServerUnaryReactor* JobService::DeleteJob(grpc::CallbackServerContext* context,

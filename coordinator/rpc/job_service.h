@@ -36,6 +36,9 @@ class JobService : public v1::JobService::CallbackService {
   grpc::ServerUnaryReactor* ScaleJob(grpc::CallbackServerContext* context,
                                      const v1::ScaleJobRequest* request,
                                      v1::ScaleJobResponse* response) override;
+  grpc::ServerUnaryReactor* RepinJob(grpc::CallbackServerContext* context,
+                                     const v1::RepinJobRequest* request,
+                                     v1::RepinJobResponse* response) override;
   grpc::ServerUnaryReactor* DeleteJob(grpc::CallbackServerContext* context,
                                       const v1::DeleteJobRequest* request,
                                       v1::DeleteJobResponse* response) override;

@@ -13,6 +13,7 @@ void On(Context& c, const CancelJob& command);
 void On(Context& c, const PauseJob& command);
 void On(Context& c, const ResumeJob& command);
 void On(Context& c, const ScaleJob& command);
+void On(Context& c, const RepinJob& command);
 void On(Context& c, const DeleteJob& command);
 void On(Context& c, const ChangeCheckpoint& command);
 void On(Context& c, const DrainWorker& command);

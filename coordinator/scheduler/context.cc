@@ -184,6 +184,8 @@ std::vector<Candidate> AllCandidates(const State& state, const Job* job) {
     if (worker.state() != WorkerState::kReady) continue;
     for (const Device& device : worker.devices) {
       Candidate candidate{{id, device.id}, worker.name, device.kind, device.signature, -1, ""};
+      candidate.build = worker.version;
+      candidate.numerics = &device.numerics;
       if (!worker.faults.empty()) {
         const auto faults = worker.faults.find(device.id);
         candidate.faults = faults == worker.faults.end() ? nullptr : &faults->second;
@@ -220,6 +222,8 @@ PlacementRequest RequestOf(const Context& c, const Job& job) {
           .accumulation_steps = job.wish.accumulation_steps,
           .kind = job.wish.device,
           .signature = job.device_signature,
+          .dtype = job.wish.dtype,
+          .job_name = job.wish.name,
           .job = job.id,
           .now = c.now.mono};
 }

@@ -45,6 +45,12 @@ struct ScaleJob {
   int max = 0;
   Request request;
 };
+// Another name of numerics for a job of which no member runs.
+struct RepinJob {
+  std::string job;
+  std::string numerics;  // empty: those of its next start
+  Request request;
+};
 struct DeleteJob {
   std::string job;
   Request request;
@@ -136,9 +142,9 @@ struct Stalled {
 };
 
 using Event =
-    std::variant<SubmitJob, CancelJob, PauseJob, ResumeJob, ScaleJob, DeleteJob, ChangeCheckpoint,
-                 DrainWorker, DeployModel, DeleteDeployment, WorkerReport, WorkerAnswered,
-                 InferenceReport, InferenceGone, Tick, Stalled>;
+    std::variant<SubmitJob, CancelJob, PauseJob, ResumeJob, ScaleJob, RepinJob, DeleteJob,
+                 ChangeCheckpoint, DrainWorker, DeployModel, DeleteDeployment, WorkerReport,
+                 WorkerAnswered, InferenceReport, InferenceGone, Tick, Stalled>;
 
 // Rows to write and to delete, in one transaction.
 struct Changes {

@@ -15,6 +15,9 @@ namespace {
 // Trainers of a finished job have so long to exit by themselves.
 constexpr absl::Duration kWindDown = absl::Seconds(30);
 
+// Of a job's numerics; the first is always kept.
+constexpr size_t kMaxNumericsChanges = 64;
+
 std::string GoesOnFrom(const State& state, const Job& job) {
   const Checkpoint* newest = NewestCheckpoint(state, job.id);
   return newest == nullptr ? "from the beginning (it has no checkpoint)"
@@ -30,20 +33,36 @@ void AddWorldSize(Job& job, const WorldSizeChange& change) {
   sizes.push_back(change);
 }
 
+// The generation is computed with the numerics `name`.
+void Pin(Context& c, Job& job, const std::string& name, int64_t from_step) {
+  const std::string former = std::exchange(job.device_signature, name);
+  const std::string before = job.numerics.empty() ? "" : job.numerics.back().name;
+  if (before == name) return;
+  if (!former.empty() && former != name && former == before) {
+    // Placement takes another name only for the same bits.
+    job.numerics.back().name = name;
+    return Explain(c, job,
+                   absl::StrCat("pinned to the numerics '", name,
+                                "', which an earlier build called '", former, "': the same bits"));
+  }
+  job.numerics.push_back({job.generation, Step(from_step), name});
+  if (job.numerics.size() > kMaxNumericsChanges) job.numerics.erase(job.numerics.begin() + 1);
+}
+
 void BeginGeneration(Context& c, Job& job, const Placement& placement) {
   std::vector<MemberPlace> places;
   for (const Candidate& candidate : placement.ranks) places.push_back(candidate.place);
-  job.device_signature = placement.ranks.front().signature;
+  const Checkpoint* newest = NewestCheckpoint(c.state, job.id);
+  const int64_t from = newest == nullptr ? 0 : newest->step;
   job.generation = Generation(job.generation.value() + 1);
+  Pin(c, job, placement.ranks.front().signature, from);
   job.stop = StopPurpose::kNone;
   job.stop_by = absl::InfiniteDuration();
   job.all_silent_since.reset();
   job.membership_since = job.progress_since = c.now.mono;
-  const Checkpoint* newest = NewestCheckpoint(c.state, job.id);
   const int before = job.world_sizes.empty() ? 0 : job.world_sizes.back().world_size;
   const int world = static_cast<int>(places.size());
   if (before != 0 && before != world) Record(c, Measure::kWorldSizeChange, "");
-  const int64_t from = newest == nullptr ? 0 : newest->step;
   AddWorldSize(job, {job.generation, Step(from), world});
   if (before != world) {
     Mark(c, job, MilestoneKind::kWorldSize, from,

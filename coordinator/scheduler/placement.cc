@@ -54,6 +54,30 @@ std::string Holders(const PlacementRequest& request, const std::vector<Candidate
                       more == 0 ? "" : absl::StrCat(" and ", more, " more"), ")");
 }
 
+constexpr size_t kNumericsNamed = 4;
+
+const std::string* NameFor(const PlacementRequest& request, const Candidate& candidate) {
+  static const std::vector<TrainingNumerics> kNone;
+  return NumericsName(candidate.numerics == nullptr ? kNone : *candidate.numerics,
+                      candidate.signature, request.dtype);
+}
+
+// What a job can do whose numerics no live worker has.
+std::string NoSuchNumerics(const PlacementRequest& request, const std::vector<Candidate>& all) {
+  std::set<std::string> others;
+  for (const Candidate& candidate : all) {
+    if (request.kind && *request.kind != candidate.kind) continue;
+    const std::string* name = NameFor(request, candidate);
+    if (name != nullptr && others.size() < kNumericsNamed) others.insert(*name);
+  }
+  return absl::StrCat(
+      "start workers that have them (the device and the build it began with)",
+      others.empty() ? ""
+                     : absl::StrCat("; those here compute with '", absl::StrJoin(others, "', '"),
+                                    "': `mindforge ", "job repin ", request.job_name,
+                                    "` lets it go on there, with other last bits"));
+}
+
 std::string WhyNot(const PlacementRequest& request, const std::vector<Candidate>& all,
                    int most_free, int most_suitable) {
   const std::string needs = absl::StrCat(request.grows ? "a shorter step needs " : "needs ",
@@ -64,11 +88,16 @@ std::string WhyNot(const PlacementRequest& request, const std::vector<Candidate>
   if (most_suitable < request.min) {
     std::string what = request.signature.empty()
                            ? ""
-                           : absl::StrCat(" with the signature '", request.signature,
-                                          "' that was fixed at its first start");
-    return absl::StrCat(needs, what, ", only ", most_suitable, most_suitable == 1 ? " is" : " are",
-                        " registered on live workers: start more workers",
-                        request.grows ? "" : ", or lower workers.min");
+                           : absl::StrCat(" with the numerics '", request.signature,
+                                          "' that it is pinned to since its first start");
+    const std::string remedy =
+        most_suitable == 0 && !request.signature.empty()
+            ? NoSuchNumerics(request, all)
+            : absl::StrCat("start more workers", request.grows ? "" : ", or lower workers.min");
+    return absl::StrCat(needs, what, ", ",
+                        most_suitable == 0 ? "none" : absl::StrCat("only ", most_suitable),
+                        most_suitable <= 1 ? " is" : " are", " registered on live workers",
+                        most_suitable == 0 ? "" : " of one build", ": ", remedy);
   }
   return absl::StrCat(needs, ", ", most_free, " free", Holders(request, all));
 }
@@ -91,7 +120,23 @@ const char* KindName(DeviceKind kind) { return kind == DeviceKind::kCuda ? "cuda
 
 bool Suits(const PlacementRequest& request, const Candidate& candidate) {
   if (request.kind && *request.kind != candidate.kind) return false;
-  return request.signature.empty() || request.signature == candidate.signature;
+  if (candidate.numerics == nullptr || candidate.numerics->empty()) {
+    return request.signature.empty() || request.signature == candidate.signature;
+  }
+  for (const TrainingNumerics& numerics : *candidate.numerics) {
+    if (numerics.dtype != request.dtype) continue;
+    return request.signature.empty() || SameBits(numerics, request.signature);
+  }
+  return false;
+}
+
+const std::string* NumericsName(const std::vector<TrainingNumerics>& numerics,
+                                const std::string& signature, const std::string& dtype) {
+  if (numerics.empty()) return &signature;
+  for (const TrainingNumerics& of_dtype : numerics) {
+    if (of_dtype.dtype == dtype) return &of_dtype.name;
+  }
+  return nullptr;
 }
 
 std::string DevicesInWords(const PlacementRequest& request, int count) {
@@ -107,13 +152,16 @@ Placement PlaceAmong(const PlacementRequest& request, const std::vector<Candidat
     std::vector<Candidate> free;
     int suitable = 0;
   };
-  std::map<std::string, Group> groups;  // by signature
+  std::map<std::pair<std::string, std::string>, Group> groups;  // by numerics and build
   for (const Candidate& candidate : all) {
     if (!Suits(request, candidate)) continue;
-    Group& group = groups[candidate.signature];
+    const std::string& name = *NameFor(request, candidate);
+    Group& group = groups[{name, candidate.build}];
     group.kind = candidate.kind;
     ++group.suitable;
-    if (candidate.holder.empty()) group.free.push_back(candidate);
+    if (!candidate.holder.empty()) continue;
+    group.free.push_back(candidate);
+    group.free.back().signature = name;
   }
 
   Group* best = nullptr;
@@ -124,7 +172,7 @@ Placement PlaceAmong(const PlacementRequest& request, const std::vector<Candidat
     return std::pair(group.kind == DeviceKind::kCuda, world);
   };
   int most_free = 0;
-  for (auto& [signature, group] : groups) {
+  for (auto& [key, group] : groups) {
     most_suitable = std::max(most_suitable, group.suitable);
     most_free = std::max(most_free, static_cast<int>(group.free.size()));
     if (static_cast<int>(group.free.size()) < request.min) continue;

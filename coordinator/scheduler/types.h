@@ -15,6 +15,7 @@
 
 #include "absl/time/time.h"
 #include "common/ids.h"
+#include "common/training_numerics.h"
 #include "coordinator/scheduler/device_faults.h"
 #include "coordinator/scheduler/job_state.h"
 
@@ -35,7 +36,9 @@ struct Device {
   std::string model;
   int64_t memory_bytes = 0;
   int threads = 0;
-  std::string signature;  // what decides bits; all ranks of a job have the same
+  std::string signature;  // of an agent without `numerics`: its numerics' name for every dtype
+  std::vector<TrainingNumerics> numerics =
+      {};  // one a dtype; all ranks of a job have the same name
   friend bool operator==(const Device&, const Device&) = default;
 };
 
@@ -51,6 +54,8 @@ struct JobWish {
   int64_t keep_last = 3;
   int64_t keep_every = 0;
   int max_failures = 3;
+  std::string dtype = "";  // training.dtype, not stored: the specification has it
+  friend bool operator==(const JobWish&, const JobWish&) = default;
 };
 
 // One rank's place.
@@ -64,6 +69,14 @@ struct WorldSizeChange {
   Generation generation;
   Step from_step;  // the newest committed checkpoint's, where the generation began
   int world_size = 0;
+};
+
+// From `generation` on the job was computed with the numerics of this name.
+struct NumericsChange {
+  Generation generation;
+  Step from_step;  // as WorldSizeChange's
+  std::string name;
+  friend bool operator==(const NumericsChange&, const NumericsChange&) = default;
 };
 
 // Why the members of a job were told to checkpoint and stop.
@@ -87,13 +100,14 @@ struct JobRecord {
   absl::Time started_at = absl::InfinitePast();   // InfinitePast: not yet
   absl::Time finished_at = absl::InfinitePast();  // InfinitePast: not yet
   int64_t revision = 0;
-  std::string device_signature;
+  std::string device_signature;  // the numerics it is pinned to; empty: those of its next start
   std::string dataset_digest;
   int64_t skipped_lines = 0;  // of the dataset, as malformed
   bool pause_requested = false;
   StopPurpose stop = StopPurpose::kNone;
   int64_t stop_sequence = 0;
   std::vector<WorldSizeChange> world_sizes;
+  std::vector<NumericsChange> numerics;
 };
 
 // One decision about a job.

@@ -111,6 +111,13 @@ UPDATE job_totals SET steps = (SELECT count(*) FROM progress p WHERE p.job = job
 ALTER TABLE jobs ADD COLUMN exit_step INTEGER NOT NULL DEFAULT -1;
 CREATE TABLE purged_jobs (job BLOB PRIMARY KEY) WITHOUT ROWID;
 )sql",
+    // What a job was pinned to until now it was pinned to from its first generation on.
+    R"sql(
+ALTER TABLE jobs ADD COLUMN numerics BLOB NOT NULL DEFAULT x'5b5d';
+UPDATE jobs SET numerics =
+  CAST(json_array(json_array(1, 0, CAST(device_signature AS TEXT))) AS BLOB)
+  WHERE length(device_signature) > 0;
+)sql",
 };
 
 }  // namespace

@@ -10,6 +10,7 @@ namespace {
 using nlohmann::json;
 using sched::Device;
 using sched::MemberPlace;
+using sched::NumericsChange;
 using sched::WorldSizeChange;
 
 // Ids and names come over gRPC, which lets only UTF-8 pass; a stray byte must not throw all the
@@ -62,15 +63,35 @@ absl::Status WorldSizesFromJson(const std::string& text, std::vector<WorldSizeCh
   });
 }
 
+std::string NumericsToJson(const std::vector<NumericsChange>& changes) {
+  json list = json::array();
+  for (const NumericsChange& change : changes) {
+    list.push_back(json::array({change.generation.value(), change.from_step.value(), change.name}));
+  }
+  return Dump(list);
+}
+
+absl::Status NumericsFromJson(const std::string& text, std::vector<NumericsChange>* changes) {
+  return ForEach(text, [&](const json& e) {
+    changes->push_back({Generation(e.at(0).get<int64_t>()), Step(e.at(1).get<int64_t>()),
+                        e.at(2).get<std::string>()});
+  });
+}
+
 std::string DevicesToJson(const std::vector<Device>& devices) {
   json list = json::array();
   for (const Device& device : devices) {
+    json numerics = json::array();
+    for (const TrainingNumerics& of_dtype : device.numerics) {
+      numerics.push_back(json::array({of_dtype.dtype, of_dtype.name, of_dtype.former_names}));
+    }
     list.push_back({{"id", device.id},
                     {"kind", static_cast<int>(device.kind)},
                     {"model", device.model},
                     {"memory_bytes", device.memory_bytes},
                     {"threads", device.threads},
-                    {"signature", device.signature}});
+                    {"signature", device.signature},
+                    {"numerics", std::move(numerics)}});
   }
   return Dump(list);
 }
@@ -81,6 +102,13 @@ absl::Status DevicesFromJson(const std::string& text, std::vector<Device>* devic
                         static_cast<sched::DeviceKind>(e.at("kind").get<int>()),
                         e.at("model").get<std::string>(), e.at("memory_bytes").get<int64_t>(),
                         e.at("threads").get<int>(), e.at("signature").get<std::string>()});
+    const auto numerics = e.find("numerics");  // rows of older programs have none
+    if (numerics == e.end()) return;
+    for (const json& of_dtype : *numerics) {
+      devices->back().numerics.push_back({of_dtype.at(0).get<std::string>(),
+                                          of_dtype.at(1).get<std::string>(),
+                                          of_dtype.at(2).get<std::vector<std::string>>()});
+    }
   });
 }
 

@@ -77,8 +77,7 @@ class AgentTest : public testing::Test {
     options_.farewell = farewell_;
     identity_ = *Identity::Open(dir_.File("data"));
     registry_ = std::make_unique<MetricsRegistry>("mindforge-worker");
-    const auto devices =
-        MakeDevices({.cpu_slots = 2}, Hardware{.cpu_model = "test", .cores = 2}, 1);
+    const auto devices = MakeDevices({.cpu_slots = 2}, Hardware{.cores = 2}, 1);
     agent_ = std::make_unique<Agent>(options_, *devices, *identity_, *registry_,
                                      *MakeChannel(options_.coordinator, options_.client));
     // Trainers die with the thread that runs the agent.

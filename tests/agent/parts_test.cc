@@ -4,6 +4,7 @@
 
 #include "common/durable_file.h"
 #include "common/error_details.h"
+#include "common/version.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "tests/fakes/temp_dir.h"
@@ -21,6 +22,7 @@ namespace {
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 using ::testing::IsEmpty;
+using ::testing::Not;
 
 v1::DesiredDevice Desired(const std::string& job, int64_t generation = 1, int rank = 0) {
   v1::DesiredDevice desired;
@@ -123,7 +125,8 @@ TEST(Devices, ReadsWhatTheFlagSays) {
 }
 
 TEST(Devices, AutoIsEveryGpuElseOneSlot) {
-  Hardware hardware{.cpu_model = "X avx2", .cores = 8, .memory_bytes = 1 << 30};
+  Hardware hardware{
+      .cpu = {.maker = "X", .column = CpuColumn::kAvx2}, .cores = 8, .memory_bytes = 1 << 30};
   auto devices = MakeDevices({.automatic = true}, hardware, 0);
   ASSERT_TRUE(devices.ok());
   ASSERT_EQ(devices->size(), 1u);
@@ -136,14 +139,32 @@ TEST(Devices, AutoIsEveryGpuElseOneSlot) {
   EXPECT_EQ((*devices)[0].signature(), (*devices)[1].signature());
 }
 
-TEST(Devices, SlotsShareTheCoresAndThreadsAreInTheSignature) {
-  const Hardware hardware{.cpu_model = "X avx2", .cores = 8};
-  const auto two = *MakeDevices({.cpu_slots = 2}, hardware, 0);
-  EXPECT_EQ(two[0].threads(), 4);
-  const auto fixed = *MakeDevices({.cpu_slots = 2}, hardware, 1);
-  EXPECT_EQ(fixed[0].threads(), 1);
-  EXPECT_NE(two[0].signature(), fixed[0].signature());
+TEST(Devices, SlotsShareTheCores) {
+  const Hardware hardware{.cores = 8};
+  EXPECT_EQ((*MakeDevices({.cpu_slots = 2}, hardware, 0))[0].threads(), 4);
+  EXPECT_EQ((*MakeDevices({.cpu_slots = 2}, hardware, 1))[0].threads(), 1);
   EXPECT_EQ((*MakeDevices({.cpu_slots = 16}, hardware, 0))[0].threads(), 1);
+}
+
+// A job is pinned to the name, and an upgrade of the build must not strand it.
+TEST(Devices, SayTheNumericsOfEachDtypeAndNotTheBuild) {
+  const Hardware hardware{.cpu = {.maker = "AuthenticAMD", .column = CpuColumn::kAvx2},
+                          .cores = 8,
+                          .gpus = {{"NVIDIA H200", 1, 9, 0}}};
+  const auto devices = *MakeDevices({.cpu_slots = 1, .cuda_indices = {0}}, hardware, 2);
+  ASSERT_EQ(devices.size(), 2u);
+  for (const v1::Device& device : devices) {
+    std::vector<std::string> dtypes;
+    for (const v1::DeviceNumerics& numerics : device.numerics()) {
+      dtypes.push_back(numerics.dtype());
+      EXPECT_THAT(numerics.name(), Not(HasSubstr(kVersion)));
+      EXPECT_EQ(numerics.former_names_size(), 1);
+    }
+    EXPECT_THAT(dtypes, ElementsAre("float32", "bfloat16", "float16"));
+  }
+  EXPECT_EQ(devices[1].numerics(0).name(), CpuTrainingNumerics(hardware.cpu, 2)[0].name);
+  // What a coordinator of an older build, which does not know numerics, matches jobs by.
+  EXPECT_EQ(devices[1].signature(), "cpu/AuthenticAMD avx2/threads=2/0.1.0-Release");
 }
 
 TEST(Devices, NamesTheGpuThatIsNotThere) {
@@ -190,7 +211,7 @@ TEST(Devices, ThisMachineHasACpu) {
   const Hardware hardware = FindHardware();
   EXPECT_GE(hardware.cores, 1);
   EXPECT_GT(hardware.memory_bytes, 0);
-  EXPECT_THAT(hardware.cpu_model, HasSubstr(" "));
+  EXPECT_FALSE(hardware.cpu.maker.empty());
 }
 
 TEST(LogLines, OursKeepLevelAndTimeOthersAreTakenAsTheyAre) {

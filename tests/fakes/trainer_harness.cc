@@ -107,14 +107,16 @@ TrainerReports TrainerProcess::reports() {
   return reports_;
 }
 
-TrainerGroup::TrainerGroup(v1::StartTraining start, int world_size) {
+TrainerGroup::TrainerGroup(const v1::StartTraining& order, int world_size, const Change& change) {
   auto socket = ListenTcp("127.0.0.1", 0);
   MF_CHECK_OK(socket);
-  start.set_world_size(world_size);
-  start.set_advertise_host("127.0.0.1");
   for (int rank = 0; rank < world_size; ++rank) {
+    v1::StartTraining start = order;
+    start.set_world_size(world_size);
+    start.set_advertise_host("127.0.0.1");
     start.set_rank(rank);
     start.set_has_store_socket(rank == 0);
+    if (change) change(rank, start);
     auto process = TrainerProcess::Start(start, rank == 0 ? socket->fd.get() : -1);
     MF_CHECK_OK(process);
     ranks_.push_back(*std::move(process));

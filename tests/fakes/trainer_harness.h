@@ -71,8 +71,9 @@ class TrainerProcess {
 // All ranks of one generation on this machine.
 class TrainerGroup {
  public:
-  // `start` without rank, world size and socket; each rank gets its own.
-  TrainerGroup(v1::StartTraining start, int world_size);
+  using Change = std::function<void(int rank, v1::StartTraining& start)>;
+  // `order` without rank, world size and socket; each rank gets its own, and what `change` does.
+  TrainerGroup(const v1::StartTraining& order, int world_size, const Change& change = {});
 
   int world_size() const { return static_cast<int>(ranks_.size()); }
   TrainerProcess& rank(int rank) { return *ranks_.at(static_cast<size_t>(rank)); }

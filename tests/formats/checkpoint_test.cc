@@ -54,6 +54,7 @@ class TinyJob {
     contents_.state.dataset_digest = "0123456789abcdef";
     contents_.state.device_kind = "cpu avx2";
     contents_.state.world_size_history = {{1, 2}, {7, 1}};
+    contents_.state.numerics_history = {{1, "cpu one"}, {9, "cpu avx2"}};
     contents_.state.tracker_ids = {{"tensorboard", "run-1"}};
     contents_.state.loss = 2.5;
   }
@@ -95,6 +96,7 @@ TEST(Checkpoint, ReadsBackEqualAndServesAsAModelFolder) {
   EXPECT_EQ(CheckpointStateToJson(loaded->state), CheckpointStateToJson(state));
   EXPECT_EQ(loaded->state.seed, state.seed);
   EXPECT_EQ(loaded->state.world_size_history, state.world_size_history);
+  EXPECT_EQ(loaded->state.numerics_history, state.numerics_history);
   for (const TensorView& written : job.contents().model) {
     const TensorView* const read = loaded->model->Find(written.name);
     ASSERT_NE(read, nullptr);

@@ -66,6 +66,7 @@ Outcome SchedulerWorld::Call(const std::string& name, WorkerReport report) {
   if (report.call_number == 0) report.call_number = ++agent.calls;
   report.worker.id = WorkerId(name + "-id");
   report.worker.name = name;
+  report.worker.version = agent.version;
   report.worker.advertise_host = "host-" + name;
   report.worker.incarnation = agent.incarnation;
   report.worker.spool = agent.spool;

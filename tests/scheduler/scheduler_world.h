@@ -18,6 +18,7 @@ class SchedulerWorld {
  public:
   struct Agent {
     std::string incarnation = "one";
+    std::string version = "1";
     std::string spool = "spool";
     std::vector<Device> devices;
     std::map<std::string, DeviceStatus> trainers;  // by device

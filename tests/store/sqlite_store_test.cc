@@ -5,6 +5,7 @@
 #include <gtest/gtest.h>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
 #include "common/durable_file.h"
 #include "coordinator/store/migrations.h"
 #include "tests/fakes/temp_dir.h"
@@ -73,6 +74,39 @@ TEST(SqliteStore, MigratesOnce) {
   MF_CHECK_OK(Migrate(**database));
   EXPECT_EQ(*(*database)->UserVersion(), SchemaVersion());
   MF_CHECK_OK(Migrate(**database));
+}
+
+TEST(SqliteStore, NumericsOfAnOlderSchemaAreThoseThatTheJobWasPinnedTo) {
+  TempDir folder;
+  {
+    auto database = Database::Open(folder.File("coordinator.db"), false);
+    ASSERT_TRUE(database.ok());
+    MF_CHECK_OK(Migrate(**database, 5));
+    for (const char* job : {"'pinned', CAST('cpu/X \"avx2\"' AS BLOB)", "'fresh', x''"}) {
+      const std::vector<std::string> parts = absl::StrSplit(job, ", ");
+      MF_CHECK_OK((*database)->Execute(
+          absl::StrCat("INSERT INTO jobs SELECT CAST(", parts[0],
+                       " AS BLOB), 1, x'', x'', 1, x'', 1, 0, 0, 0, 0,"
+                       " 1, ",
+                       parts[1],
+                       ", x'', 0, 0, 0, 1, 1, 4, 0, 0, x'', 3, 0, 3, CAST('[]' AS BLOB),"
+                       " CAST('[]' AS BLOB), 0, 0")));
+    }
+  }
+  auto store = SqliteStore::Open(folder.path());
+  ASSERT_TRUE(store.ok()) << store.status();
+  const auto snapshot = (*store)->Load();
+  ASSERT_TRUE(snapshot.ok()) << snapshot.status();
+  ASSERT_EQ(snapshot->jobs.size(), 2u);
+  for (const sched::JobRecord& job : snapshot->jobs) {
+    if (job.id == JobId("fresh")) {
+      EXPECT_TRUE(job.numerics.empty());
+    } else {
+      ASSERT_EQ(job.numerics.size(), 1u);
+      EXPECT_EQ(job.numerics[0].generation, Generation(1));
+      EXPECT_EQ(job.numerics[0].name, "cpu/X \"avx2\"");
+    }
+  }
 }
 
 TEST(SqliteStore, TotalsOfAnOlderSchemaAreThoseOfItsRecords) {

@@ -94,6 +94,7 @@ sched::JobRecord FullJob() {
   job.stop = sched::StopPurpose::kResize;
   job.stop_sequence = 4;
   job.world_sizes = {{Generation(1), Step(0), 2}, {Generation(3), Step(50), 1}};
+  job.numerics = {{Generation(1), Step(0), "cpu/one"}, {Generation(3), Step(50), "sig \"2\""}};
   return job;
 }
 
@@ -114,16 +115,7 @@ TEST_P(StoreContract, GivesAJobBackAsItWas) {
   const sched::JobRecord& got = snapshot.jobs[0];
   EXPECT_EQ(got.id, job.id);
   EXPECT_EQ(got.sequence, job.sequence);
-  EXPECT_EQ(got.wish.name, "tang");
-  EXPECT_EQ(got.wish.min_workers, 2);
-  EXPECT_EQ(got.wish.max_workers, 4);
-  EXPECT_EQ(got.wish.accumulation_steps, 8);
-  EXPECT_EQ(got.wish.device, sched::DeviceKind::kCuda);
-  EXPECT_EQ(got.wish.priority, -3);
-  EXPECT_EQ(got.wish.checkpoint_dir, "/ck");
-  EXPECT_EQ(got.wish.keep_last, 5);
-  EXPECT_EQ(got.wish.keep_every, 100);
-  EXPECT_EQ(got.wish.max_failures, 9);
+  EXPECT_EQ(got.wish, job.wish);
   EXPECT_EQ(got.spec, job.spec);
   EXPECT_EQ(got.state, job.state);
   EXPECT_EQ(got.reason, job.reason);
@@ -135,6 +127,7 @@ TEST_P(StoreContract, GivesAJobBackAsItWas) {
   EXPECT_EQ(got.finished_at, absl::InfinitePast());
   EXPECT_EQ(got.revision, 99);
   EXPECT_EQ(got.device_signature, "sig");
+  EXPECT_EQ(got.numerics, job.numerics);
   EXPECT_EQ(got.dataset_digest, "digest");
   EXPECT_EQ(got.retry_at, job.retry_at);
   EXPECT_EQ(got.skipped_lines, 12);
@@ -153,6 +146,7 @@ TEST_P(StoreContract, GivesTheRestBackAsItWas) {
   worker.incarnation = "i";
   worker.spool = "s";
   worker.devices = {{"cuda:0", sched::DeviceKind::kCuda, "H100", 80, 2, "sig"}};
+  worker.devices[0].numerics = {{"float32", "cuda/H100", {"cuda/*"}}, {"bfloat16", "b", {}}};
   worker.drained = true;
   worker.acks = {1, 2, 3, 4};
   changes.workers = {worker};

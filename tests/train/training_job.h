@@ -60,7 +60,6 @@ inline v1::StartTraining TinyJob(const TestFolder& folder) {
   start.mutable_device()->set_id("cpu:0");
   start.mutable_device()->set_kind(v1::DEVICE_KIND_CPU);
   start.mutable_device()->set_threads(1);
-  start.mutable_device()->set_signature("cpu test");
   v1::JobSpec& spec = *start.mutable_spec();
   spec.set_name("tiny");
   spec.mutable_model()->set_hidden_size(32);

@@ -5,8 +5,8 @@
 
 #include <algorithm>
 #include <cstdlib>
-#include <fstream>
 #include <set>
+#include <utility>
 
 #include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
@@ -15,7 +15,6 @@
 #include "absl/strings/strip.h"
 #include "common/cpu_cores.h"
 #include "common/logging.h"
-#include "common/version.h"
 
 namespace mindforge {
 namespace {
@@ -24,31 +23,6 @@ constexpr int kMaxCpuSlots = 256;
 constexpr int kMaxGpus = 64;
 constexpr char kNoCuda[] =
     "this build has no CUDA: build with the cuda preset (`cmake --preset cuda`)";
-
-// The widest set that kernels branch on: two CPUs with the same one compute the same bits.
-std::string InstructionSet() {
-#if defined(__x86_64__)
-  if (__builtin_cpu_supports("avx512bf16")) return "avx512-bf16";
-  if (__builtin_cpu_supports("avx512f")) return "avx512";
-  if (__builtin_cpu_supports("avx2")) return "avx2";
-  return "x86-64";
-#else
-  return "generic";
-#endif
-}
-
-// Libraries (MKL) choose kernels by vendor as well.
-std::string CpuVendor() {
-  std::ifstream info("/proc/cpuinfo");
-  std::string line;
-  while (std::getline(info, line)) {
-    if (absl::StartsWith(line, "vendor_id")) {
-      const size_t colon = line.find(": ");
-      return colon == std::string::npos ? "unknown" : line.substr(colon + 2);
-    }
-  }
-  return "unknown";
-}
 
 // NVIDIA's management library, loaded by hand: the agent runs where there is none as well.
 class Nvml {
@@ -71,6 +45,8 @@ class Nvml {
     const auto handle_of = Find<int (*)(unsigned, void**)>("nvmlDeviceGetHandleByIndex_v2");
     const auto name_of = Find<int (*)(void*, char*, unsigned)>("nvmlDeviceGetName");
     const auto memory_of = Find<int (*)(void*, void*)>("nvmlDeviceGetMemoryInfo");
+    const auto capability_of =
+        Find<int (*)(void*, int*, int*)>("nvmlDeviceGetCudaComputeCapability");
     if (!ready_ || !count_of || !handle_of || !name_of || !memory_of) return gpus;
     unsigned count = 0;
     if (count_of(&count) != 0) return gpus;
@@ -80,9 +56,13 @@ class Nvml {
       struct {
         unsigned long long total, free, used;
       } memory{};
+      Hardware::Gpu gpu;
       if (handle_of(i, &handle) != 0 || name_of(handle, name, sizeof(name)) != 0) continue;
       memory_of(handle, &memory);
-      gpus.push_back({name, static_cast<int64_t>(memory.total)});
+      gpu.model = name;
+      gpu.memory_bytes = static_cast<int64_t>(memory.total);
+      if (capability_of) capability_of(handle, &gpu.major, &gpu.minor);
+      gpus.push_back(std::move(gpu));
     }
     return gpus;
   }
@@ -97,15 +77,24 @@ class Nvml {
   bool ready_ = false;
 };
 
+void SetNumerics(const std::vector<TrainingNumerics>& all, v1::Device* device) {
+  for (const TrainingNumerics& numerics : all) {
+    v1::DeviceNumerics* to = device->add_numerics();
+    to->set_dtype(numerics.dtype);
+    to->set_name(numerics.name);
+    for (const std::string& former : numerics.former_names) to->add_former_names(former);
+  }
+}
+
 v1::Device CpuSlot(int index, int slots, const Hardware& hardware, int threads) {
   v1::Device device;
   device.set_id(absl::StrCat("cpu:", index));
   device.set_kind(v1::DEVICE_KIND_CPU);
-  device.set_model(hardware.cpu_model);
+  device.set_model(absl::StrCat(hardware.cpu.maker, " ", CpuColumnName(hardware.cpu.column)));
   device.set_memory_bytes(hardware.memory_bytes / slots);
   device.set_threads(threads > 0 ? threads : std::max(1, hardware.cores / slots));
-  device.set_signature(absl::StrCat("cpu/", hardware.cpu_model, "/threads=", device.threads(), "/",
-                                    kVersion, "-", kBuildType));
+  device.set_signature(LegacyCpuSignature(hardware.cpu, device.threads()));
+  SetNumerics(CpuTrainingNumerics(hardware.cpu, device.threads()), &device);
   return device;
 }
 
@@ -116,7 +105,9 @@ v1::Device CudaDevice(int index, const Hardware::Gpu& gpu, int threads) {
   device.set_model(gpu.model);
   device.set_memory_bytes(gpu.memory_bytes);
   device.set_threads(std::max(1, threads));
-  device.set_signature(absl::StrCat("cuda/", gpu.model, "/", kVersion, "-", kBuildType));
+  const GpuFacts facts{gpu.model, gpu.major, gpu.minor};
+  device.set_signature(LegacyCudaSignature(facts));
+  SetNumerics(CudaTrainingNumerics(facts), &device);
   return device;
 }
 
@@ -173,7 +164,7 @@ absl::StatusOr<DeviceSpec> ParseDeviceSpec(const std::string& text) {
 
 Hardware FindHardware() {
   Hardware hardware;
-  hardware.cpu_model = absl::StrCat(CpuVendor(), " ", InstructionSet());
+  hardware.cpu = FindCpuFacts();
   hardware.cores = UsableCores();
   hardware.memory_bytes = static_cast<int64_t>(sysconf(_SC_PHYS_PAGES)) * sysconf(_SC_PAGE_SIZE);
   hardware.gpus = VisibleGpus(Nvml().List(), ::getenv("CUDA_VISIBLE_DEVICES"));

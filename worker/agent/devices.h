@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "common/training_numerics.h"
 #include "mindforge/v1/types.pb.h"
 
 namespace mindforge {
@@ -25,8 +26,10 @@ struct Hardware {
   struct Gpu {
     std::string model;
     int64_t memory_bytes = 0;
+    int major = 0;  // compute capability
+    int minor = 0;
   };
-  std::string cpu_model;  // vendor and the widest instruction set that our kernels know
+  CpuFacts cpu;
   int cores = 1;
   int64_t memory_bytes = 0;
   std::vector<Gpu> gpus;

@@ -5,6 +5,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "common/check.h"
+#include "common/error_details.h"
 
 namespace mindforge {
 
@@ -50,10 +51,11 @@ absl::StatusOr<StepDecision> StepCommit::Complete(absl::Span<const Vote> votes) 
                                               ", this rank is at step ", mine_.applied_step));
     }
     if (vote.agreement != mine_.agreement) {
-      return absl::FailedPreconditionError(
+      return Error(
+          absl::StatusCode::kAborted, kRanksDisagree,
           absl::StrCat("rank ", rank, " trains something else than rank ", mine_.rank,
-                       ": their dataset, model, settings or device differ; make all workers see the"
-                       " same files and run the same build on the same kind of device"));
+                       ": their dataset, model, settings or numerics differ; make all workers see"
+                       " the same files and run the same build; the job is tried again"));
     }
     held_by_all = std::min(held_by_all, vote.stop_sequence);
     decision.tokens += vote.tokens;

@@ -17,6 +17,9 @@
 
 namespace mindforge {
 
+// Why ranks that trained something else than each other ended: error_details.h's reason.
+inline constexpr char kRanksDisagree[] = "RANKS_DISAGREE";
+
 // What one rank says at a step's boundary. Fixed layout: it travels as its bytes, between processes
 // of one build on machines of one byte order.
 struct Vote {

@@ -30,6 +30,14 @@ struct WorldSizeChange {
   bool operator==(const WorldSizeChange&) const = default;
 };
 
+// From `first_step` on the job's steps were computed with these numerics.
+struct NumericsPeriod {
+  int64_t first_step = 0;
+  std::string name;
+
+  bool operator==(const NumericsPeriod&) const = default;
+};
+
 // Where training stands beyond its step number. Fixed layout: it also travels between ranks as its
 // bytes.
 struct TrainingCounters {
@@ -54,8 +62,9 @@ struct CheckpointState {
   uint64_t seed = 0;
   nlohmann::json config = nlohmann::json::object();  // the job's model and training settings
   std::string dataset_digest;
-  std::string device_kind;
+  std::string device_kind;  // the name of the numerics it was trained with
   std::vector<WorldSizeChange> world_size_history;
+  std::vector<NumericsPeriod> numerics_history;  // more than one: the job was repinned
   std::map<std::string, std::string> tracker_ids;
   double loss = 0;  // of step `step`; NaN is kept
   std::optional<double> validation_loss;

@@ -73,12 +73,31 @@ absl::StatusOr<TrainingCounters> CountersFromJson(const Json& json) {
   return counters;
 }
 
+// Files of older programs lack it.
+void ReadNumerics(const Json& json, StateReader& reader, CheckpointState& state) {
+  const auto history = json.find("numerics_history");
+  if (history == json.end()) return;
+  if (!history->is_array()) return reader.Fail("numerics_history", "must be a list");
+  for (const Json& entry : *history) {
+    NumericsPeriod period;
+    StateReader fields(entry);
+    fields.Read("first_step", &period.first_step);
+    fields.Read("name", &period.name);
+    if (!fields.status().ok()) return reader.Fail("numerics_history", "has a broken entry");
+    state.numerics_history.push_back(std::move(period));
+  }
+}
+
 }  // namespace
 
 Json CheckpointStateToJson(const CheckpointState& state) {
   Json history = Json::array();
   for (const WorldSizeChange& change : state.world_size_history) {
     history.push_back({{"first_step", change.first_step}, {"world_size", change.world_size}});
+  }
+  Json numerics = Json::array();
+  for (const NumericsPeriod& period : state.numerics_history) {
+    numerics.push_back({{"first_step", period.first_step}, {"name", period.name}});
   }
   return {{"job_id", state.job_id},
           {"step", state.step},
@@ -90,6 +109,7 @@ Json CheckpointStateToJson(const CheckpointState& state) {
           {"dataset_digest", state.dataset_digest},
           {"device_kind", state.device_kind},
           {"world_size_history", std::move(history)},
+          {"numerics_history", std::move(numerics)},
           {"tracker_ids", state.tracker_ids},
           {"loss", std::isfinite(state.loss) ? Json(state.loss) : Json(nullptr)},
           {"validation_loss", state.validation_loss ? Json(*state.validation_loss) : Json(nullptr)},
@@ -137,6 +157,7 @@ absl::StatusOr<CheckpointState> CheckpointStateFromJson(const Json& json) {
       state.world_size_history.push_back(change);
     }
   }
+  ReadNumerics(json, reader, state);
   if (!reader.status().ok()) return reader.status();
   return state;
 }

@@ -8,6 +8,7 @@
 #include "common/error_details.h"
 #include "common/status_macros.h"
 #include "worker/dist/process_group.h"
+#include "worker/dist/step_commit.h"
 
 namespace mindforge {
 
@@ -19,6 +20,8 @@ FailureClass ClassifyFailure(const absl::Status& status) {
   if (IsPeerLost(status)) return FailureClass::kPeer;
   if (GetReason(status) == kOutOfMemory) return FailureClass::kOutOfMemory;
   if (GetReason(status) == kWorkerUnfit) return FailureClass::kWorker;
+  // Ranks of one job see different files: which of them is wrong, none can tell.
+  if (GetReason(status) == kRanksDisagree) return FailureClass::kWorker;
   if (absl::IsInvalidArgument(status) || absl::IsFailedPrecondition(status)) {
     return FailureClass::kUser;
   }

@@ -13,9 +13,9 @@
 #include "common/error_details.h"
 #include "common/net.h"
 #include "common/status_macros.h"
-#include "common/version.h"
 #include "worker/formats/tokenizer_files.h"
 #include "worker/train/failure.h"
+#include "worker/train/numerics_check.h"
 #include "xxhash.h"
 
 namespace mindforge {
@@ -290,6 +290,7 @@ nlohmann::json SettingsOf(const TrainOptions& options, const JobSetup& setup) {
 absl::StatusOr<JobSetup> SetUpJob(const TrainOptions& options, ProgressSink& sink) {
   RETURN_IF_ERROR(CheckRecipe(options));
   JobSetup setup;
+  ASSIGN_OR_RETURN(setup.numerics, CheckNumerics(options.device, options.recipe.dtype));
   // Before the data, which may take hours to tokenize: checkpoints carry what they are made with.
   absl::StatusOr<TokenizerFiles> tokenizer = ReadTokenizerFiles(options.data.tokenizer);
   absl::StatusOr<std::unique_ptr<Dataset>> dataset = OpenDataset(options, sink);
@@ -319,8 +320,7 @@ absl::StatusOr<JobSetup> SetUpJob(const TrainOptions& options, ProgressSink& sin
                           : options.recipe.epochs * setup.plan->StepsPerEpoch();
   setup.settings = SettingsOf(options, setup);
   setup.agreement = HashOf(absl::StrCat(setup.settings.dump(), "|", setup.dataset->digest(), "|",
-                                        setup.dataset->sequences(), "|", options.device.signature,
-                                        "|", kVersion, " ", kBuildType));
+                                        setup.dataset->sequences(), "|", setup.numerics));
   return setup;
 }
 

@@ -26,6 +26,7 @@ struct JobSetup {
   ModelConfig model;  // vocab_size filled in
   int64_t total_steps = 0;
   nlohmann::json settings;  // for state.json
+  std::string numerics;     // the name of this rank's arithmetic
   uint64_t agreement = 0;   // see Vote::agreement
 };
 

@@ -52,6 +52,7 @@ struct TrainDevice {
   int cuda_index = -1;  // -1: the CPU
   int threads = 1;      // that a CPU rank computes with
   std::string model;    // "NVIDIA H100 80GB HBM3"
+  // The numerics that the job is pinned to, by whatever name; empty: any.
   std::string signature;
 };
 
@@ -73,6 +74,7 @@ struct TrainOptions {
   std::vector<CheckpointFolder> resume_points;  // newest first
   std::string dataset_digest;                   // must be met; empty: any
   std::vector<WorldSizeChange> world_size_history;
+  std::vector<NumericsPeriod> numerics_history;
 
   int store_fd = -1;  // rank 0's listening socket, which training takes over
   std::string advertise_host = "127.0.0.1";

@@ -291,14 +291,18 @@ CheckpointState TrainRun::Impl::StateAt(int64_t step) const {
                         .seed = options_.recipe.seed,
                         .config = setup_.settings,
                         .dataset_digest = setup_.dataset->digest(),
-                        .device_kind = options_.device.signature,
+                        .device_kind = setup_.numerics,
                         .world_size_history = options_.world_size_history,
+                        .numerics_history = options_.numerics_history,
                         .loss = last_loss_,
                         .counters = runner_->guard().counters()};
   if (state.world_size_history.empty() ||
       state.world_size_history.back().world_size != options_.world_size) {
     state.world_size_history.push_back(
         {.first_step = resumed_from_ + 1, .world_size = options_.world_size});
+  }
+  if (state.numerics_history.empty() || state.numerics_history.back().name != setup_.numerics) {
+    state.numerics_history.push_back({.first_step = resumed_from_ + 1, .name = setup_.numerics});
   }
   return state;
 }
