@@ -28,6 +28,7 @@ AUXILIARY = 1e-5     # of the auxiliary loss, which is known as the difference o
 LOSS = 1e-5          # largest relative difference of a step's loss
 TIE = 4e-5           # the reference's own gap under which a choice may differ
 TRAINING_TIE = 2e-5  # relative gap of router scores under which rounding may choose in training
+ROUNDING = 3e-7      # relative difference that float32 may make to the reference's own losses
 FLOAT16_LOSS = 0.01  # of float16 and float32
 STEPS = 50
 FLOAT16_STEPS = 500
@@ -220,15 +221,30 @@ def mixtures(draw):
 
 
 def reference_training(draw):
+    """Training data, and the reference's losses on it. A mixture's are computed in float64 as well:
+    where a choice of experts hangs on rounding that AdamW has blown up over the steps, the two part,
+    and the draw says nothing about who else parts from either."""
     start = {name: tensor.clone() for name, tensor in draw.model.state_dict().items()}
     for _ in range(100):
         training = Training(draw)
         losses = training.losses(draw)
         draw.model.load_state_dict(start)
+        if losses is not None and mixtures(draw):
+            draw.model.double()
+            exact = training.losses(draw)
+            draw.model.float().load_state_dict(start)
+            if exact is None or furthest(losses, exact)[0] > ROUNDING:
+                losses = None
         draw.model.eval()
         if losses is not None:
             return training, losses
     raise AssertionError("100 draws of training data all led a router to a tie")
+
+
+def furthest(losses, expected):
+    """The largest relative difference and its step, from 1."""
+    return max((abs(a - b) / b, step)
+               for step, (a, b) in enumerate(zip(losses, expected, strict=True), 1))
 
 
 def same_choices(what, expected, got, gap, positions):
@@ -299,10 +315,9 @@ def check(draw, driver, folder):
                                         f"not {auxiliary}")
             if auxiliary:
                 report.append(f"auxiliary loss {worst:.1e} of {auxiliary:.3f}")
-            relative = [abs(a - b) / b for a, b in zip(got["losses"].tolist(), losses, strict=True)]
-            worst = max(relative)
-            assert worst <= LOSS, (f"the loss of step {relative.index(worst) + 1} differs by "
-                                   f"{worst:.2e} of itself, more than {LOSS}")
+            worst, step = furthest(got["losses"].tolist(), losses)
+            assert worst <= LOSS, (f"the loss of step {step} differs by {worst:.2e} of itself, more "
+                                   f"than {LOSS}")
             report.append(f"losses {worst:.1e} of {losses[0]:.3f} -> {losses[-1]:.3f}")
         print("  " + ", ".join(report), flush=True)
 

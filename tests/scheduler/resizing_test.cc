@@ -106,8 +106,9 @@ TEST(Scale, AboveWhatThereIsLeavesTheJobRunning) {
   EXPECT_EQ(world.job(job).state, JobState::kRunning);
   EXPECT_EQ(world.job(job).reason,
             "trains on 1 device; scaled to 2 to 4 workers, goes on with what it has until then: "
-            "needs 2 devices with the signature 'cpu-a' that was fixed at its first start, only 1 "
-            "is registered on live workers: start more workers, or lower workers.min");
+            "needs 2 devices with the numerics 'cpu-a' that it is pinned to since its first start, "
+            "only 1 is registered on live workers of one build: start more workers, or lower "
+            "workers.min");
   // When they are there it takes them, without a cool-down.
   world.AddWorker("w2");
   EXPECT_EQ(world.job(job).state, JobState::kResizing) << world.job(job).reason;
