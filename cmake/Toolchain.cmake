@@ -35,6 +35,7 @@ if(MINDFORGE_SANITIZE)
     # Under this macro protobuf's map fields gain a member that the distribution's libprotobuf, built
     # without it, does not have: reflection over a map would then crash.
     add_compile_options(-U__SANITIZE_THREAD__)
+    add_compile_definitions(MINDFORGE_TSAN)
   endif()
   if(MINDFORGE_SANITIZE MATCHES "undefined")
     add_compile_options(-fno-sanitize-recover=undefined)
