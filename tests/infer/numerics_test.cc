@@ -20,6 +20,7 @@ const std::map<std::string, uint64_t>& RecordedHashes() {
   static const std::map<std::string, uint64_t> hashes = {
       {"cpu-f32-1", 0x40ef92026f0ce9a4},
       {"cpu-bf16-fma-1", 0x167caf5b470db9de},
+      {"cpu-bf16-dot-1", 0x1a464b1df9733d50},
   };
   return hashes;
 }

@@ -25,6 +25,10 @@ const std::map<std::string, uint64_t>& RecordedHashes() {
       {"cpu/AuthenticAMD/baseline/train-bf16-1/torch-2.11.0", 0x2cb692bf11abeb0f},
       {"cpu/AuthenticAMD/avx2/train-f32-1/torch-2.11.0", 0xbb698cffd411b43a},
       {"cpu/AuthenticAMD/avx2/train-bf16-1/torch-2.11.0", 0x6a6e0229f3a9b9f5},
+      {"cpu/AuthenticAMD/avx512/train-f32-1/torch-2.11.0", 0x9a9f8dcde8ec0458},
+      {"cpu/AuthenticAMD/avx512/train-bf16-1/torch-2.11.0/threads=1", 0xb78236f14d5eef21},
+      {"cpu/AuthenticAMD/avx512-bf16/train-f32-1/torch-2.11.0", 0x9a9f8dcde8ec0458},
+      {"cpu/AuthenticAMD/avx512-bf16/train-bf16-1/torch-2.11.0/threads=1", 0x763a58d496c21509},
   };
   return hashes;
 }
