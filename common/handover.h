@@ -1,6 +1,6 @@
 // The one place where ThreadSanitizer is told what it cannot see: that gRPC, which is not built
-// with it, hands a call from one of its threads to another. Empty in other builds; the build defines
-// MINDFORGE_TSAN, since it hides the compiler's own macro from protobuf.
+// with it, hands a call from one of its threads to another. Empty in other builds; the build
+// defines MINDFORGE_TSAN, since it hides the compiler's own macro from protobuf.
 #pragma once
 
 #ifdef MINDFORGE_TSAN

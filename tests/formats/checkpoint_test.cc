@@ -4,8 +4,10 @@
 #include <unistd.h>
 
 #include <cmath>
+#include <cstdlib>
 #include <cstring>
 #include <filesystem>
+#include <fstream>
 #include <string>
 #include <vector>
 
@@ -308,6 +310,23 @@ TEST(CheckpointState, KeepsWhereTrainingStands) {
   auto older = CheckpointStateToJson(state);
   older.erase("counters");
   EXPECT_EQ(CheckpointStateFromJson(older)->counters.updates, 20) << "no step was left out then";
+}
+
+// Written by earlier builds, kept in tests/data/upgrade.
+TEST(CheckpointState, OfEarlierBuildsIsRead) {
+  int read = 0;
+  const fs::path kept = fs::path(std::getenv("MINDFORGE_TEST_DATA")) / "upgrade/checkpoints";
+  for (const auto& entry : fs::recursive_directory_iterator(kept)) {
+    if (entry.path().filename() != "state.json") continue;
+    std::ifstream file(entry.path());
+    const auto state = CheckpointStateFromJson(nlohmann::json::parse(file));
+    ASSERT_TRUE(state.ok()) << entry.path() << ": " << state.status();
+    EXPECT_EQ(state->counters.updates, state->step);
+    EXPECT_EQ(state->counters.rolled_back_to, -1);
+    EXPECT_TRUE(state->numerics_history.empty());
+    ++read;
+  }
+  EXPECT_EQ(read, 2);
 }
 
 }  // namespace

@@ -66,7 +66,8 @@ absl::StatusOr<TrainingCounters> CountersFromJson(const Json& json) {
   reader.Read("skipped_steps", &counters.skipped_steps);
   reader.Read("skipped_in_a_row", &counters.skipped_in_a_row);
   reader.Read("rollbacks_in_a_row", &counters.rollbacks_in_a_row);
-  reader.Read("rolled_back_to", &counters.rolled_back_to);
+  // Files of older programs lack it.
+  if (json.contains("rolled_back_to")) reader.Read("rolled_back_to", &counters.rolled_back_to);
   reader.Read("loss_scale", &counters.loss_scale);
   reader.Read("good_steps", &counters.good_steps);
   if (!reader.status().ok()) return reader.status();
