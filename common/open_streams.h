@@ -27,7 +27,7 @@ struct StreamLimits {
   // which have to call again; longer keeps what abandoned ones hold.
   absl::Duration unread = absl::Seconds(30);
   // The same while the server drains: those who read take what is left, the others hold up nobody.
-  absl::Duration unread_in_drain = absl::Milliseconds(500);
+  absl::Duration unread_in_drain = absl::Milliseconds(250);
 };
 
 // Thread-safe. Holds streams weakly.

@@ -13,6 +13,8 @@
 #include "common/check.h"
 #include "common/grpc_client.h"
 #include "common/mutex.h"
+#include "grpcpp/create_channel.h"
+#include "grpcpp/security/credentials.h"
 #include "mindforge/v1/inference_service.grpc.pb.h"
 #include "mindforge/v1/job_service.grpc.pb.h"
 
@@ -129,13 +131,21 @@ void HalfClose() {
   }
 }
 
+// A connection of its own whose window stays small, whatever the loopback could take: a reader that
+// stops reading is soon felt.
+std::shared_ptr<grpc::Channel> Connect(const std::string& address) {
+  grpc::ChannelArguments arguments;
+  arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
+  arguments.SetInt(GRPC_ARG_HTTP2_BDP_PROBE, 0);
+  arguments.SetInt(GRPC_ARG_HTTP2_STREAM_LOOKAHEAD_BYTES, 1 << 10);
+  return grpc::CreateCustomChannel(address, grpc::InsecureChannelCredentials(), arguments);
+}
+
 void Run(const std::string& address, const std::string& kind, int count, const std::string& mode) {
   Tally tally;
   std::vector<std::unique_ptr<Reader>> readers;
   for (int i = 0; i < count; ++i) {
-    auto channel = MakeChannel(address);
-    MF_CHECK_OK(channel);
-    readers.push_back(Open(kind, *channel, tally));
+    readers.push_back(Open(kind, Connect(address), tally));
   }
   tally.WaitFor(&Tally::read, count);
   if (mode == "closed") {

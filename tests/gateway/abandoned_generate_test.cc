@@ -43,7 +43,9 @@ class AbandonedGenerate : public ::testing::Test {
 TEST_F(AbandonedGenerate, LeavesNothingBehind) {
   Start({.unread = absl::Milliseconds(500)}, /*idle=*/absl::Milliseconds(500));
   for (const std::string way : kWaysToAbandon) {
-    EXPECT_TRUE(IsAsBeforeAfter(server_->address(), "generate", way)) << way;
+    // The worker is in this process too, with a thread a stream and what gRPC has for that.
+    EXPECT_TRUE(IsAsBeforeAfter(server_->address(), "generate", way, {.kept_bytes = 32 << 20}))
+        << way;
   }
 }
 
@@ -53,10 +55,7 @@ TEST_F(AbandonedGenerate, HoldsUpNoDrain) {
   const absl::Time start = absl::Now();
   streams_->Drain();
   server_->Drain(absl::Seconds(60));
-  const absl::Duration took = absl::Now() - start;
-  std::printf("drained %d silent readers in %s\n", AbandonedCount(),
-              absl::FormatDuration(took).c_str());
-  EXPECT_LT(took, absl::Seconds(10));
+  ExpectQuickDrain(absl::Now() - start, AbandonedCount());
 }
 
 }  // namespace
