@@ -2,6 +2,8 @@
 
 #include <utility>
 
+#include "absl/strings/match.h"
+
 namespace mindforge {
 namespace {
 
@@ -26,7 +28,8 @@ class CountInterceptorFactory : public grpc::experimental::ServerInterceptorFact
   explicit CountInterceptorFactory(std::shared_ptr<CallCount> count) : count_(std::move(count)) {}
 
   grpc::experimental::Interceptor* CreateServerInterceptor(
-      grpc::experimental::ServerRpcInfo*) override {
+      grpc::experimental::ServerRpcInfo* call) override {
+    if (absl::StartsWith(call->method(), "/grpc.")) return nullptr;
     return new CountInterceptor(count_);
   }
 

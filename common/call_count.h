@@ -23,7 +23,8 @@ class CallCount {
   int64_t calls_ ABSL_GUARDED_BY(mutex_) = 0;
 };
 
-// Counts each call from its arrival until gRPC has let go of it.
+// Counts each call from its arrival until gRPC has let go of it. Not those of gRPC's own services:
+// who watches a server's health or keeps its reflection open does so for as long as it is there.
 std::unique_ptr<grpc::experimental::ServerInterceptorFactoryInterface> MakeCountInterceptor(
     std::shared_ptr<CallCount> count);
 

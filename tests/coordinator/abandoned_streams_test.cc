@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include "absl/strings/str_cat.h"
+#include "grpc/health/v1/health.grpc.pb.h"
 #include "tests/coordinator/service_fixture.h"
 #include "tests/fakes/abandoned_readers.h"
 
@@ -80,6 +81,21 @@ TEST_F(AbandonedStreams, HoldUpNoDrain) {
     coordinator_->Drain(absl::Seconds(60));
     ExpectQuickDrain(absl::Now() - start, AbandonedCount());
   }
+}
+
+// Who watches the health of a server does so for ever.
+TEST_F(AbandonedStreams, ThatWatchTheHealthHoldUpNoDrain) {
+  const auto channel = *MakeChannel(coordinator_->address());
+  grpc::ClientContext context;
+  SetDeadline(context, absl::Minutes(5));
+  const auto watch = grpc::health::v1::Health::NewStub(channel)->Watch(
+      &context, grpc::health::v1::HealthCheckRequest());
+  grpc::health::v1::HealthCheckResponse health;
+  ASSERT_TRUE(watch->Read(&health));
+  EXPECT_EQ(health.status(), grpc::health::v1::HealthCheckResponse::SERVING);
+  const absl::Time start = absl::Now();
+  coordinator_->Drain(absl::Seconds(60));
+  ExpectQuickDrain(absl::Now() - start, 1);
 }
 
 }  // namespace
