@@ -21,6 +21,11 @@ namespace {
 
 constexpr size_t kMostLoggedId = 256;  // bytes
 
+void SetDuration(absl::Duration duration, google::protobuf::Duration& proto) {
+  proto.set_seconds(absl::IDivDuration(duration, absl::Seconds(1), &duration));
+  proto.set_nanos(static_cast<int32_t>(absl::ToInt64Nanoseconds(duration)));
+}
+
 class Forward;
 
 // The call to one worker. Deletes itself when gRPC is done with it.
@@ -101,6 +106,8 @@ class Forward : public ServerStream<v1::GenerateResponse> {
   void Retry(WorkerLease& lease, WorkerFailure failure, const grpc::Status& status);
   grpc::Status Interrupted(const std::string& worker, const std::string& why) const;
   bool Note(v1::GenerateResponse& response);
+  // Makes the last worker's figures those of the whole stream.
+  void Account(v1::GenerationFinished& finished) const;
   void NoteProgress(const WorkerLease& lease);
   // Ends the call, once; where it had been interrupted, with the count of how that went.
   void Conclude(const grpc::Status& status);
@@ -120,7 +127,9 @@ class Forward : public ServerStream<v1::GenerateResponse> {
   bool continuing_ = false;  // a worker was lost after `started_`
   std::optional<v1::GenerationStarted> started_;
   std::vector<int32_t> delivered_;  // token ids of the one sequence
+  size_t replayed_ = 0;             // of them, by the present attempt
   int64_t delivered_deltas_ = 0;
+  absl::Duration first_delta_at_;
   int finished_ = 0;
   grpc::Status mismatch_;  // a continuation that turned out to be no such thing
 
@@ -159,7 +168,7 @@ bool Forward::Note(v1::GenerateResponse& response) {
       }
       return false;
     case v1::GenerateResponse::kDelta:
-      ++delivered_deltas_;
+      if (delivered_deltas_++ == 0) first_delta_at_ = pool_.clock().MonotonicNow();
       delivered_.insert(delivered_.end(), response.delta().token_ids().begin(),
                         response.delta().token_ids().end());
       if (!wants_token_ids_) {
@@ -169,11 +178,24 @@ bool Forward::Note(v1::GenerateResponse& response) {
       return true;
     case v1::GenerateResponse::kFinished:
       ++finished_;
+      if (continuing_) Account(*response.mutable_finished());
       return true;
     case v1::GenerateResponse::EVENT_NOT_SET:
       return true;  // A newer worker's event: passed on with its unknown fields.
   }
   return true;
+}
+
+void Forward::Account(v1::GenerationFinished& finished) const {
+  v1::GenerationUsage& usage = *finished.mutable_usage();
+  usage.set_output_tokens(usage.output_tokens() + static_cast<int32_t>(replayed_));
+  v1::GenerationTimings& timings = *finished.mutable_timings();
+  timings.clear_queued();
+  timings.clear_time_to_first_token();
+  if (delivered_deltas_ > 0) {
+    SetDuration(first_delta_at_ - started_at_, *timings.mutable_time_to_first_token());
+  }
+  SetDuration(pool_.clock().MonotonicNow() - started_at_, *timings.mutable_total());
 }
 
 // Workers that refused or died before it may take the stream again: in a rolling restart they are
@@ -235,12 +257,11 @@ void Forward::PrepareRequest() {
   request_.mutable_output()->clear_prompt_logprobs();
   request_.mutable_resume_token_ids()->Truncate(resumed_);
   request_.mutable_resume_token_ids()->Add(delivered_.begin(), delivered_.end());
+  replayed_ = delivered_.size();
   if (max_time_ == absl::InfiniteDuration()) return;
-  absl::Duration left =
-      std::max(max_time_ - (pool_.clock().MonotonicNow() - started_at_), absl::Milliseconds(1));
-  auto* max_time = request_.mutable_stopping()->mutable_max_time();
-  max_time->set_seconds(absl::IDivDuration(left, absl::Seconds(1), &left));
-  max_time->set_nanos(static_cast<int32_t>(absl::ToInt64Nanoseconds(left)));
+  const absl::Duration left = max_time_ - (pool_.clock().MonotonicNow() - started_at_);
+  SetDuration(std::max(left, absl::Milliseconds(1)),
+              *request_.mutable_stopping()->mutable_max_time());
 }
 
 void Forward::Launch(std::optional<grpc::Status> last_failure) {

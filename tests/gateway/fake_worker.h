@@ -2,6 +2,7 @@
 // scripts. It says the tokens 100, 101, … and can refuse, stall or die on the way.
 #pragma once
 
+#include <algorithm>
 #include <functional>
 #include <memory>
 #include <string>
@@ -21,8 +22,8 @@ namespace mindforge {
 class FakeWorker : public v1::InferenceService::Service {
  public:
   struct Behaviour {
-    absl::Status refuse;       // before anything is delivered
-    int64_t die_after = -1;    // tokens; then UNAVAILABLE, as when its process is killed
+    absl::Status refuse;     // before anything is delivered
+    int64_t die_after = -1;  // tokens; then UNAVAILABLE, as when its process is killed
     int64_t stall_after = -1;  // tokens; then waits until the call is cancelled
     std::string weights_version = "v1";
     size_t padding = 0;  // bytes of each delta's text besides
@@ -84,6 +85,9 @@ class FakeWorker : public v1::InferenceService::Service {
     }
     v1::GenerateResponse finished;
     finished.mutable_finished()->set_reason(v1::FINISH_REASON_LENGTH);
+    finished.mutable_finished()->mutable_usage()->set_output_tokens(
+        static_cast<int32_t>(std::max<int64_t>(count - request->resume_token_ids_size(), 0)));
+    finished.mutable_finished()->mutable_timings()->mutable_queued()->set_seconds(7);
     writer->Write(finished);
     return grpc::Status::OK;
   }

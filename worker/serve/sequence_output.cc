@@ -56,6 +56,7 @@ bool SequenceOutput::Add(const TokenInfo& token, absl::Duration now) {
 
 bool SequenceOutput::Replay(int32_t token, bool ends) {
   AddText(token, ends);
+  ++replayed_;
   delta_.clear_text();
   return !matcher_.matched();
 }

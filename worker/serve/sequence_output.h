@@ -34,7 +34,8 @@ class SequenceOutput {
   bool HasDelta() const;
   v1::GenerationDelta TakeDelta();
 
-  int64_t tokens() const { return tokens_; }  // replayed ones included
+  // Without replayed ones: who delivered those has counted them.
+  int64_t tokens() const { return tokens_ - replayed_; }
 
  private:
   void AddText(int32_t token, bool ends);
@@ -45,6 +46,7 @@ class SequenceOutput {
   StopStringMatcher matcher_;
   v1::GenerationDelta delta_;
   int64_t tokens_ = 0;
+  int64_t replayed_ = 0;       // of them
   int64_t gathered_ = 0;       // tokens
   size_t gathered_bytes_ = 0;  // about
   absl::Duration gathering_since_;
