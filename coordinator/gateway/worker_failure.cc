@@ -25,6 +25,10 @@ WorkerFailure ClassifyWorkerFailure(const grpc::Status& status) {
     case grpc::StatusCode::RESOURCE_EXHAUSTED:
       return GetReason(FromGrpcStatus(status)) == "QUEUE_FULL" ? WorkerFailure::kBusy
                                                                : WorkerFailure::kFinal;
+    case grpc::StatusCode::ABORTED:
+      // Those who do not read at all are given up here, not there.
+      return GetReason(FromGrpcStatus(status)) == "CALLER_DOES_NOT_READ" ? WorkerFailure::kBusy
+                                                                         : WorkerFailure::kFinal;
     case grpc::StatusCode::NOT_FOUND:
       return Moved(status) ? WorkerFailure::kBusy : WorkerFailure::kFinal;
     default:

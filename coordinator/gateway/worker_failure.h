@@ -11,7 +11,8 @@ namespace mindforge {
 // Why a call to a worker failed, as far as trying elsewhere is concerned.
 enum class WorkerFailure {
   kFinal,      // the caller's affair: pass it on
-  kBusy,       // its queue is full, or it serves another model by now
+  kBusy,       // its queue is full, it serves another model by now, or has no time for our caller's
+               // slow reading: it drains
   kUnhealthy,  // it drains, died or cannot be reached
 };
 WorkerFailure ClassifyWorkerFailure(const grpc::Status& status);

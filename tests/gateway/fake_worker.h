@@ -23,7 +23,9 @@ class FakeWorker : public v1::InferenceService::Service {
  public:
   struct Behaviour {
     absl::Status refuse;     // before anything is delivered
-    int64_t die_after = -1;  // tokens; then UNAVAILABLE, as when its process is killed
+    int64_t die_after = -1;  // tokens; then `death`
+    // As when its process is killed.
+    absl::Status death = absl::UnavailableError("Socket closed");
     int64_t stall_after = -1;  // tokens; then waits until the call is cancelled
     std::string weights_version = "v1";
     size_t padding = 0;  // bytes of each delta's text besides
@@ -73,7 +75,7 @@ class FakeWorker : public v1::InferenceService::Service {
     const int64_t count = request->stopping().max_new_tokens();
     for (int64_t i = request->resume_token_ids_size(); i < count; ++i) {
       if (i == behaviour.die_after) {
-        return grpc::Status(grpc::StatusCode::UNAVAILABLE, "Socket closed");
+        return ToGrpcStatus(behaviour.death);
       }
       if (i == behaviour.stall_after) return AwaitCancel(*context);
       v1::GenerateResponse delta;

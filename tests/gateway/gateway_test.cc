@@ -1,6 +1,7 @@
 // The gateway between a client and fake workers, all over gRPC on port 0.
 #include <thread>
 
+#include "common/stream_machine.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "tests/fakes/eventually.h"
@@ -158,6 +159,19 @@ TEST_F(GatewayTest, CountsEachTokenOfAContinuedStreamOnce) {
   EXPECT_GT(absl::Nanoseconds(timings.total().nanos()) + absl::Seconds(timings.total().seconds()),
             absl::Nanoseconds(timings.time_to_first_token().nanos()) +
                 absl::Seconds(timings.time_to_first_token().seconds()));
+}
+
+// A worker that drains has less time for a caller that reads slowly than we have.
+TEST_F(GatewayTest, ContinuesElsewhereForACallerTooSlowForADrain) {
+  FakeWorker a("a"), b("b");
+  Register(a);
+  Register(b);
+  for (FakeWorker* worker : {&a, &b}) {
+    worker->Set({.die_after = worker == &a ? 2 : 4, .death = CallerDoesNotRead(absl::Seconds(1))});
+  }
+  const Heard heard = Generate(Request(9));
+  ASSERT_TRUE(heard.status.ok()) << heard.status;
+  EXPECT_EQ(heard.ids, Numbers(9));
 }
 
 TEST_F(GatewayTest, ARollingRestartMayComeBackToAWorker) {

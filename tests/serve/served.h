@@ -11,6 +11,7 @@
 #include "common/grpc_client.h"
 #include "common/grpc_server.h"
 #include "common/grpc_status.h"
+#include "common/open_streams.h"
 #include "tests/fakes/eventually.h"
 #include "tests/serve/echo_model_runner.h"
 #include "worker/serve/inference_metrics.h"
@@ -62,6 +63,8 @@ struct ServedOptions {
   FakeModelOptions runner{.vocab_size = kVocab, .max_context = 256, .slots = 4};
   EngineOptions engine;
   GenerationLimits limits;
+  StreamLimits streams;
+  absl::Duration connection_idle = absl::Seconds(30);
   bool load = true;
   const Clock* clock = nullptr;  // null: the machine's; else outlives it
   std::function<void()> on_change;
@@ -71,7 +74,8 @@ struct ServedOptions {
 
 class Served {
  public:
-  explicit Served(ServedOptions options = {}) : options_(std::move(options)), metrics_(registry_) {
+  explicit Served(ServedOptions options = {})
+      : options_(std::move(options)), metrics_(registry_), streams_(options_.streams) {
     ModelHost::Options host;
     host.clock = options_.clock != nullptr ? options_.clock : &clock_;
     host.loader = [this](const v1::DesiredModel& desired) { return Load(desired); };
@@ -82,9 +86,10 @@ class Served {
     host.retry_after = absl::Hours(1);
     host_ = std::make_unique<ModelHost>(std::move(host));
     service_ = std::make_unique<InferenceServiceImpl>(
-        *host_, courier_,
+        *host_, courier_, streams_,
         InferenceServiceImpl::Options{.worker_id = "w1", .limits = options_.limits});
-    auto server = GrpcServer::Start({.listen = "127.0.0.1:0"}, {service_.get()});
+    auto server = GrpcServer::Start(
+        {.listen = "127.0.0.1:0", .connection_idle = options_.connection_idle}, {service_.get()});
     MF_CHECK_OK(server);
     server_ = *std::move(server);
     auto channel = MakeChannel(server_->address());
@@ -104,6 +109,7 @@ class Served {
   ModelHost& host() { return *host_; }
   InferenceServiceImpl& service() { return *service_; }
   GrpcServer& server() { return *server_; }
+  OpenStreams& streams() { return streams_; }
   v1::InferenceService::Stub& stub() { return *stub_; }
   std::string Metrics() { return registry_.Text(); }
   // The value of a series as /metrics prints it, 0 when it is not there.
@@ -131,6 +137,7 @@ class Served {
   MetricsRegistry registry_{"test"};
   InferenceMetrics metrics_;
   Courier courier_;
+  OpenStreams streams_;
   std::unique_ptr<ModelHost> host_;
   std::unique_ptr<InferenceServiceImpl> service_;
   std::unique_ptr<GrpcServer> server_;

@@ -4,29 +4,121 @@
 
 #include "common/grpc_status.h"
 #include "common/mutex.h"
+#include "common/server_stream.h"
 
 namespace mindforge {
 namespace {
 
-absl::Status GoneBefore() { return absl::CancelledError("the caller cancelled"); }
-
-// A call that reads a LiveRequest. Lives until gRPC is done with it: it holds itself. `Reactor` is
-// gRPC's base for that kind of call.
-template <typename Reactor>
-class GenerationCall : public Reactor,
-                       public std::enable_shared_from_this<GenerationCall<Reactor>> {
+// Sends events as they come, one at a time. Held while its request is prepared and submitted, which
+// reads what the call owns.
+class Stream : public ServerStream<v1::GenerateResponse> {
  public:
-  // `prepare` is called on the pool's thread, unless the caller has gone by then. An error of
-  // `admitted` ends the call at once.
+  using ServerStream::ServerStream;
+
+  void Begin(const absl::Status& admitted, EncodePool& pool, size_t bytes,
+             PrepareGeneration prepare) {
+    Open();
+    if (!admitted.ok()) return End(admitted);
+    Hold();
+    const absl::Status queued = pool.Run(bytes, [stream = Self(), prepare = std::move(prepare)] {
+      stream->Start(prepare);
+      stream->Release();
+    });
+    if (queued.ok()) return;
+    End(queued);
+    Release();
+  }
+
+  // A generation that is under way may end: the server's drain gives it the time.
+  void Drain() override {}
+
+ private:
+  std::shared_ptr<Stream> Self() { return std::static_pointer_cast<Stream>(shared_from_this()); }
+
+  void Start(const PrepareGeneration& prepare) {
+    if (over()) return;
+    const absl::StatusOr<std::shared_ptr<LiveRequest>> generation = prepare();
+    if (!generation.ok()) return End(generation.status());
+    {
+      MutexLock lock(mutex_);
+      if (over_) return;
+      generation_ = *generation;
+    }
+    // From here on OnGone cancels it, whichever of the two comes first.
+    const absl::Status started = (*generation)->Start([stream = Self()] { stream->SendNext(); });
+    if (!started.ok()) End(started);
+  }
+
+  // From the courier's thread or gRPC's.
+  void SendNext() {
+    v1::GenerateResponse event;
+    absl::Status end;
+    LiveRequest::Read read;
+    {
+      MutexLock lock(mutex_);
+      if (sending_ || over_) return;
+      read = generation_->Next(&event, &end);
+      sending_ = read == LiveRequest::Read::kEvent;
+      over_ = read == LiveRequest::Read::kEnd;
+    }
+    if (read == LiveRequest::Read::kEvent) Send(std::move(event));
+    if (read == LiveRequest::Read::kEnd) End(end);
+  }
+
+  void OnSent() override {
+    {
+      MutexLock lock(mutex_);
+      sending_ = false;
+    }
+    SendNext();
+  }
+
+  void OnGone() override {
+    std::shared_ptr<LiveRequest> generation;
+    {
+      MutexLock lock(mutex_);
+      over_ = true;
+      generation = generation_;
+    }
+    if (generation != nullptr) generation->Cancel();
+  }
+
+  // The generation's `ready` holds this stream, which holds the generation.
+  void OnClosed() override {
+    std::shared_ptr<LiveRequest> generation;
+    {
+      MutexLock lock(mutex_);
+      over_ = true;
+      generation = std::move(generation_);
+    }
+    if (generation != nullptr) generation->Detach();
+  }
+
+  bool over() {
+    MutexLock lock(mutex_);
+    return over_;
+  }
+
+  Mutex mutex_;
+  std::shared_ptr<LiveRequest> generation_ ABSL_GUARDED_BY(mutex_);
+  bool sending_ ABSL_GUARDED_BY(mutex_) = false;
+  bool over_ ABSL_GUARDED_BY(mutex_) = false;  // nothing is sent any more
+};
+
+// Gathers all events into one response. Lives until gRPC is done with the call: it holds itself.
+class Collector : public grpc::ServerUnaryReactor, public std::enable_shared_from_this<Collector> {
+ public:
+  explicit Collector(v1::GenerateUnaryResponse* response) : response_(response) {}
+
   void Begin(const absl::Status& admitted, EncodePool& pool, size_t bytes,
              PrepareGeneration prepare) {
     {
       MutexLock lock(mutex_);
-      self_ = this->shared_from_this();
+      self_ = shared_from_this();
     }
     absl::Status status = admitted;
     if (status.ok()) {
-      status = pool.Run(bytes, [call = this->shared_from_this(), prepare = std::move(prepare)] {
+      status = pool.Run(bytes, [call = shared_from_this(), prepare = std::move(prepare)] {
         call->Start(call->cancelled() ? GoneBefore() : prepare());
       });
     }
@@ -44,7 +136,7 @@ class GenerationCall : public Reactor,
   }
 
   void OnDone() override {
-    std::shared_ptr<GenerationCall> self;
+    std::shared_ptr<Collector> self;
     std::shared_ptr<LiveRequest> generation;
     {
       MutexLock lock(mutex_);
@@ -54,25 +146,9 @@ class GenerationCall : public Reactor,
     if (generation != nullptr) generation->Detach();
   }
 
- protected:
-  // Takes what there is to read; from the courier's thread or gRPC's.
-  virtual void Pump() = 0;
-
-  // Ends the call unless it has ended. Call without the mutex.
-  void End(const absl::Status& status) {
-    {
-      MutexLock lock(mutex_);
-      if (std::exchange(ended_, true)) return;
-    }
-    this->Finish(ToGrpcStatus(status));
-  }
-
-  Mutex mutex_;
-  std::shared_ptr<LiveRequest> generation_ ABSL_GUARDED_BY(mutex_);  // null after OnDone
-  bool cancelled_ ABSL_GUARDED_BY(mutex_) = false;
-  bool ended_ ABSL_GUARDED_BY(mutex_) = false;
-
  private:
+  static absl::Status GoneBefore() { return absl::CancelledError("the caller cancelled"); }
+
   bool cancelled() {
     MutexLock lock(mutex_);
     return cancelled_;
@@ -86,61 +162,13 @@ class GenerationCall : public Reactor,
       if (cancelled_) status = GoneBefore();
     }
     if (status.ok()) {
-      status = (*generation)->Start([call = this->shared_from_this()] { call->Pump(); });
+      status = (*generation)->Start([call = shared_from_this()] { call->TakeAll(); });
     }
     if (!status.ok()) End(status);
   }
 
-  std::shared_ptr<GenerationCall> self_ ABSL_GUARDED_BY(mutex_);
-};
-
-// Writes events as they come, one write at a time.
-class Stream : public GenerationCall<grpc::ServerWriteReactor<v1::GenerateResponse>> {
- public:
-  void OnWriteDone(bool ok) override {
-    {
-      MutexLock lock(mutex_);
-      writing_ = false;
-    }
-    if (ok) {
-      Pump();
-    } else {
-      // The caller is gone. What the engine still says about it is read by nobody.
-      OnCancel();
-      End(absl::CancelledError("the caller went away"));
-    }
-  }
-
- private:
-  void Pump() override {
-    absl::Status end;
-    {
-      MutexLock lock(mutex_);
-      if (writing_ || ended_ || generation_ == nullptr) return;
-      const LiveRequest::Read read = generation_->Next(&event_, &end);
-      if (read == LiveRequest::Read::kNothingYet) return;
-      writing_ = read == LiveRequest::Read::kEvent;
-      // Once it is set no other thread comes this far; gRPC calls back on threads of its own, never
-      // from within StartWrite.
-      if (writing_) {
-        StartWrite(&event_);
-        return;
-      }
-    }
-    End(end);
-  }
-
-  v1::GenerateResponse event_ ABSL_GUARDED_BY(mutex_);
-  bool writing_ ABSL_GUARDED_BY(mutex_) = false;
-};
-
-// Gathers all events into one response.
-class Collector : public GenerationCall<grpc::ServerUnaryReactor> {
- public:
-  explicit Collector(v1::GenerateUnaryResponse* response) : response_(response) {}
-
- private:
-  void Pump() override {
+  // Takes what there is to read; from the courier's thread.
+  void TakeAll() {
     absl::Status end;
     {
       MutexLock lock(mutex_);
@@ -151,6 +179,15 @@ class Collector : public GenerationCall<grpc::ServerUnaryReactor> {
       if (read == LiveRequest::Read::kNothingYet) return;
     }
     End(end);
+  }
+
+  // Ends the call unless it has ended. Call without the mutex.
+  void End(const absl::Status& status) {
+    {
+      MutexLock lock(mutex_);
+      if (std::exchange(ended_, true)) return;
+    }
+    Finish(ToGrpcStatus(status));
   }
 
   void Take(v1::GenerateResponse& event) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
@@ -173,15 +210,20 @@ class Collector : public GenerationCall<grpc::ServerUnaryReactor> {
     return response_->mutable_results(index);
   }
 
+  Mutex mutex_;
   v1::GenerateUnaryResponse* const response_ ABSL_PT_GUARDED_BY(mutex_);
+  std::shared_ptr<Collector> self_ ABSL_GUARDED_BY(mutex_);
+  std::shared_ptr<LiveRequest> generation_ ABSL_GUARDED_BY(mutex_);  // null after OnDone
+  bool cancelled_ ABSL_GUARDED_BY(mutex_) = false;
+  bool ended_ ABSL_GUARDED_BY(mutex_) = false;
 };
 
 }  // namespace
 
-grpc::ServerWriteReactor<v1::GenerateResponse>* StreamGeneration(const absl::Status& admitted,
-                                                                 EncodePool& pool, size_t bytes,
-                                                                 PrepareGeneration prepare) {
-  auto stream = std::make_shared<Stream>();
+grpc::ServerWriteReactor<v1::GenerateResponse>* StreamGeneration(
+    OpenStreams& streams, grpc::CallbackServerContext* context, const absl::Status& admitted,
+    EncodePool& pool, size_t bytes, PrepareGeneration prepare) {
+  auto stream = std::make_shared<Stream>(streams, context);
   stream->Begin(admitted, pool, bytes, std::move(prepare));
   return stream.get();
 }

@@ -85,7 +85,7 @@ absl::Status InferenceServer::Listen() {
     worker_id_ = identity_.id;
   }
   service_ = std::make_unique<InferenceServiceImpl>(
-      *host_, courier_, InferenceServiceImpl::Options{.worker_id = worker_id_});
+      *host_, courier_, streams_, InferenceServiceImpl::Options{.worker_id = worker_id_});
   GrpcServerOptions server = options_.server;
   server.metrics = &registry_;
   ASSIGN_OR_RETURN(server_,
@@ -126,6 +126,7 @@ absl::Status InferenceServer::WaitForModel() {
 }
 
 void InferenceServer::Drain(absl::Duration timeout) {
+  streams_.Drain();
   const absl::Status drained = host_->Drain(timeout);
   if (!drained.ok()) MF_LOG(WARNING) << "draining: " << drained.message() << "; they are ended";
   host_->Stop();

@@ -11,6 +11,7 @@
 #include "common/clock.h"
 #include "common/grpc_server.h"
 #include "common/metrics.h"
+#include "common/open_streams.h"
 #include "worker/serve/courier.h"
 #include "worker/serve/inference_agent.h"
 #include "worker/serve/inference_metrics.h"
@@ -36,7 +37,8 @@ class InferenceServer {
   // With `model`: waits until it is served, or says why it cannot be. Else OK at once.
   absl::Status WaitForModel();
 
-  // Requests under way have until `timeout`; new ones are refused at once. Then everything ends.
+  // Requests under way have until `timeout`, but not those whose callers do not read; new ones are
+  // refused at once. Then everything ends.
   void Drain(absl::Duration timeout);
 
   ModelHost& host() { return *host_; }
@@ -55,6 +57,7 @@ class InferenceServer {
   MetricsRegistry registry_;
   InferenceMetrics metrics_;
   Courier courier_;
+  OpenStreams streams_;
   std::unique_ptr<ModelHost> host_;
   std::unique_ptr<InferenceServiceImpl> service_;
   std::unique_ptr<GrpcServer> server_;

@@ -171,7 +171,7 @@ absl::StatusOr<std::shared_ptr<LiveRequest>> InferenceServiceImpl::Prepare(
 grpc::ServerWriteReactor<v1::GenerateResponse>* InferenceServiceImpl::Generate(
     grpc::CallbackServerContext* context, const v1::GenerateRequest* request) {
   const absl::StatusOr<Serving> serving = Admit(*request);
-  return StreamGeneration(serving.status(), prompts_, request->ByteSizeLong(),
+  return StreamGeneration(streams_, context, serving.status(), prompts_, request->ByteSizeLong(),
                           [this, request, serving, arrival = Arrival(*context)] {
                             return Prepare(*request, *serving, arrival);
                           });

@@ -6,6 +6,7 @@
 #include <functional>
 #include <string>
 
+#include "common/open_streams.h"
 #include "mindforge/v1/inference_service.grpc.pb.h"
 #include "worker/serve/courier.h"
 #include "worker/serve/encode_pool.h"
@@ -15,7 +16,8 @@
 
 namespace mindforge {
 
-// Thread-safe. Borrows host and courier, which outlive the gRPC server it is registered with.
+// Thread-safe. Borrows host, courier and streams, which outlive the gRPC server it is registered
+// with.
 class InferenceServiceImpl : public v1::InferenceService::CallbackService {
  public:
   struct Options {
@@ -27,9 +29,10 @@ class InferenceServiceImpl : public v1::InferenceService::CallbackService {
     EncodePool::Options texts = {.name = "encode-text", .niceness = 10, .max_calls = 64};
   };
 
-  InferenceServiceImpl(ModelHost& host, Courier& courier, Options options)
+  InferenceServiceImpl(ModelHost& host, Courier& courier, OpenStreams& streams, Options options)
       : host_(host),
         courier_(courier),
+        streams_(streams),
         options_(std::move(options)),
         prompts_(options_.prompts),
         texts_(options_.texts) {}
@@ -66,6 +69,7 @@ class InferenceServiceImpl : public v1::InferenceService::CallbackService {
 
   ModelHost& host_;
   Courier& courier_;
+  OpenStreams& streams_;
   const Options options_;
   EncodePool prompts_;  // Last: what they run uses all of the above.
   EncodePool texts_;
