@@ -3,8 +3,6 @@
 #include <atomic>
 
 #include "absl/synchronization/notification.h"
-#include "grpcpp/create_channel.h"
-#include "grpcpp/security/credentials.h"
 #include "gtest/gtest.h"
 #include "tests/fakes/abandoned_readers.h"
 #include "tests/serve/served.h"
@@ -54,15 +52,6 @@ TEST(AbandonedGenerate, HoldsUpNoDrain) {
   ExpectQuickDrain(absl::Now() - start, AbandonedCount());
 }
 
-// A client whose window stays small, whatever the loopback could take.
-std::unique_ptr<v1::InferenceService::Stub> Narrow(Served& served) {
-  grpc::ChannelArguments arguments;
-  arguments.SetInt(GRPC_ARG_HTTP2_BDP_PROBE, 0);
-  arguments.SetInt(GRPC_ARG_HTTP2_STREAM_LOOKAHEAD_BYTES, 1 << 10);
-  return v1::InferenceService::NewStub(grpc::CreateCustomChannel(
-      served.server().address(), grpc::InsecureChannelCredentials(), arguments));
-}
-
 TEST(AbandonedGenerate, ASilentReaderIsToldAndItsSlotGoesToTheNext) {
   ServedOptions options;
   options.runner = {.vocab_size = kVocab, .max_context = 32 << 10, .slots = 1};
@@ -72,7 +61,7 @@ TEST(AbandonedGenerate, ASilentReaderIsToldAndItsSlotGoesToTheNext) {
   served.control().Hold();
   v1::GenerateRequest request = Say(std::string("on and on"));
   request.mutable_stopping()->set_max_new_tokens(30'000);
-  const auto silent = Narrow(served);
+  const auto silent = NarrowStub(served.server().address(), 1 << 10);
   grpc::ClientContext context;
   SetDeadline(context, absl::Minutes(5));
   const auto reader = silent->Generate(&context, request);

@@ -132,6 +132,38 @@ TEST(InferenceServer, EndsRequestsThatOutlastTheDrain) {
   EXPECT_EQ(GetReason(heard.status), "DRAINING");
 }
 
+TEST(InferenceServer, ADrainGivesUpReadersThatDoNotRead) {
+  HeldLoader loader;
+  loader.Open();
+  auto server = InferenceServer::Start(Options("/models/poems"), loader.Get());
+  ASSERT_TRUE(server.ok() && (*server)->WaitForModel().ok());
+  const auto stub = NarrowStub((*server)->address(), 1 << 10);
+  loader.control().Hold();
+  v1::GenerateRequest request = Say(std::string("on and on"));
+  request.mutable_stopping()->set_max_new_tokens(8000);
+  grpc::ClientContext context;
+  SetDeadline(context, absl::Minutes(5));
+  const auto reader = stub->Generate(&context, request);
+  loader.control().AwaitArrivals(1);
+  std::atomic<bool> drained = false;
+  std::thread drain([&] {
+    (*server)->Drain(absl::Seconds(60));
+    drained = true;
+  });
+  // Tokens come one at a time, until the window is full.
+  EXPECT_TRUE(Eventually([&] {
+    loader.control().Allow(1);
+    return drained.load();
+  }));
+  loader.control().Open();
+  drain.join();
+  v1::GenerateResponse event;
+  while (reader->Read(&event)) {
+  }
+  const absl::Status status = FromGrpcStatus(reader->Finish());
+  EXPECT_TRUE(absl::IsAborted(status)) << status;
+}
+
 TEST(InferenceServer, IsDoneForOnceThreeStepsInARowHaveFailed) {
   HeldLoader loader;
   loader.Open();

@@ -12,6 +12,8 @@
 #include "common/grpc_server.h"
 #include "common/grpc_status.h"
 #include "common/open_streams.h"
+#include "grpcpp/create_channel.h"
+#include "grpcpp/security/credentials.h"
 #include "tests/fakes/eventually.h"
 #include "tests/serve/echo_model_runner.h"
 #include "worker/serve/inference_metrics.h"
@@ -71,6 +73,17 @@ struct ServedOptions {
   // Changes a model before it is served, or refuses it.
   std::function<absl::Status(ServedModel&)> adjust;
 };
+
+// A client whose window stays small, whatever the loopback could take: a reader that stops reading
+// is soon felt.
+inline std::unique_ptr<v1::InferenceService::Stub> NarrowStub(const std::string& address,
+                                                              int window_bytes) {
+  grpc::ChannelArguments arguments;
+  arguments.SetInt(GRPC_ARG_HTTP2_BDP_PROBE, 0);
+  arguments.SetInt(GRPC_ARG_HTTP2_STREAM_LOOKAHEAD_BYTES, window_bytes);
+  return v1::InferenceService::NewStub(
+      grpc::CreateCustomChannel(address, grpc::InsecureChannelCredentials(), arguments));
+}
 
 class Served {
  public:

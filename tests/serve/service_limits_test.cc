@@ -4,8 +4,6 @@
 #include <thread>
 
 #include "gmock/gmock.h"
-#include "grpcpp/create_channel.h"
-#include "grpcpp/security/credentials.h"
 #include "gtest/gtest.h"
 #include "tests/fakes/fake_clock.h"
 #include "tests/serve/served.h"
@@ -261,12 +259,7 @@ TEST(Limits, ASlowReaderIsEndedAndHoldsUpNobody) {
   v1::GenerateRequest request = Say(std::string("on and on"));
   request.mutable_stopping()->set_max_new_tokens(4000);
   request.mutable_output()->set_top_logprobs(20);
-  // A client whose window stays small, whatever the loopback could take.
-  grpc::ChannelArguments arguments;
-  arguments.SetInt(GRPC_ARG_HTTP2_BDP_PROBE, 0);
-  arguments.SetInt(GRPC_ARG_HTTP2_STREAM_LOOKAHEAD_BYTES, 64 << 10);
-  const auto slow = v1::InferenceService::NewStub(grpc::CreateCustomChannel(
-      served.server().address(), grpc::InsecureChannelCredentials(), arguments));
+  const auto slow = NarrowStub(served.server().address(), 64 << 10);
   grpc::ClientContext context;
   SetDeadline(context, absl::Seconds(60));
   const auto reader = slow->Generate(&context, request);
