@@ -2,7 +2,12 @@
 // they had comes back, their slots in the batch too.
 #include <atomic>
 
+#include "absl/strings/str_cat.h"
 #include "absl/synchronization/notification.h"
+#include "common/call_count.h"
+#include "grpcpp/security/server_credentials.h"
+#include "grpcpp/server.h"
+#include "grpcpp/server_builder.h"
 #include "gtest/gtest.h"
 #include "tests/fakes/abandoned_readers.h"
 #include "tests/serve/served.h"
@@ -100,7 +105,8 @@ TEST(AbandonedGenerate, AReaderThatWaitsForTheModelIsNotSilent) {
 // Generate with a preparation that waits until its caller has gone.
 class SlowToPrepare : public v1::InferenceService::CallbackService {
  public:
-  SlowToPrepare(Served& served, EncodePool& pool) : served_(served), pool_(pool) {}
+  SlowToPrepare(Served& served, EncodePool& pool, CallCount& calls)
+      : served_(served), pool_(pool), calls_(calls) {}
 
   grpc::ServerWriteReactor<v1::GenerateResponse>* Generate(
       grpc::CallbackServerContext* context, const v1::GenerateRequest* request) override {
@@ -118,6 +124,7 @@ class SlowToPrepare : public v1::InferenceService::CallbackService {
                                                        const v1::GenerateRequest& request) {
     begun_.Notify();
     EXPECT_TRUE(Eventually([&] { return context.IsCancelled(); }));
+    EXPECT_FALSE(calls_.WaitForNone(absl::Milliseconds(200))) << "its request may be gone";
     seen_ = request;
     const Serving serving = served_.host().Current();
     absl::StatusOr<GenerationPlan> plan = PlanGeneration(
@@ -133,6 +140,7 @@ class SlowToPrepare : public v1::InferenceService::CallbackService {
 
   Served& served_;
   EncodePool& pool_;
+  CallCount& calls_;
   const RealClock clock_;
   Courier courier_;
   absl::Notification begun_;
@@ -145,10 +153,17 @@ TEST(AbandonedGenerate, ACallerThatLeavesWhileItsPromptIsReadCostsNoSlot) {
   const v1::GenerateRequest request = Say(std::string("moon over the river"));
   {
     EncodePool pool({.name = "encode-test"});
-    SlowToPrepare service(served, pool);
-    auto server = GrpcServer::Start({.listen = "127.0.0.1:0"}, {&service});
-    ASSERT_TRUE(server.ok()) << server.status();
-    auto channel = MakeChannel((*server)->address());
+    const auto calls = std::make_shared<CallCount>();
+    SlowToPrepare service(served, pool, *calls);
+    grpc::ServerBuilder builder;
+    int port = 0;
+    builder.AddListeningPort("127.0.0.1:0", grpc::InsecureServerCredentials(), &port);
+    builder.RegisterService(&service);
+    std::vector<std::unique_ptr<grpc::experimental::ServerInterceptorFactoryInterface>> creators;
+    creators.push_back(MakeCountInterceptor(calls));
+    builder.experimental().SetInterceptorCreators(std::move(creators));
+    const std::unique_ptr<grpc::Server> server = builder.BuildAndStart();
+    auto channel = MakeChannel(absl::StrCat("127.0.0.1:", port));
     ASSERT_TRUE(channel.ok());
     const auto stub = v1::InferenceService::NewStub(*channel);
     grpc::ClientContext context;
@@ -158,8 +173,8 @@ TEST(AbandonedGenerate, ACallerThatLeavesWhileItsPromptIsReadCostsNoSlot) {
     v1::GenerateResponse event;
     EXPECT_FALSE(reader->Read(&event));
     EXPECT_EQ(reader->Finish().error_code(), grpc::StatusCode::CANCELLED);
-    (*server)->Drain(absl::Seconds(60));
-    EXPECT_TRUE(service.prepared()) << "the call ended before";
+    EXPECT_TRUE(calls->WaitForNone(absl::Seconds(60)));
+    EXPECT_TRUE(service.prepared());
     EXPECT_EQ(service.seen().SerializeAsString(), request.SerializeAsString());
   }
   EXPECT_TRUE(Eventually([&] { return Idle(served); }));
