@@ -143,14 +143,15 @@ absl::StatusOr<std::unique_ptr<GrpcServer>> GrpcServer::Start(
   builder.experimental().SetInterceptorCreators(std::move(creators));
   int port = 0;
   builder.AddListeningPort(address.ToString(), MakeServerCredentials(std::move(auth)), &port);
-  const auto budget = std::make_shared<CallBudget>(options.limits);
+  const auto shared_budget = std::make_shared<CallBudget>(options.limits);
   for (const GrpcService& service : services) {
     if (service.full_name.empty()) {
       builder.RegisterService(service.service);
       continue;
     }
-    server->checked_.push_back(std::make_unique<CheckedService>(service.full_name, *service.service,
-                                                                service.max_request_bytes, budget));
+    server->checked_.push_back(std::make_unique<CheckedService>(
+        service.full_name, *service.service, service.max_request_bytes,
+        service.limits ? std::make_shared<CallBudget>(*service.limits) : shared_budget));
     builder.RegisterService(server->checked_.back().get());
   }
   server->server_ = builder.BuildAndStart();

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -33,15 +34,17 @@ struct TlsFiles {
 
 // A service to offer: with its full name ("mindforge.v1.JobService") its requests are checked
 // before its handlers see them (common/checked_service.h), as every program's are; the bare pointer
-// is for tests' own.
+// is for tests' own. One with limits of its own has a budget that no other service's calls use up.
 struct GrpcService {
-  GrpcService(const char* name, grpc::Service* service, size_t max_bytes = kMaxRequestBytes)
-      : full_name(name), service(service), max_request_bytes(max_bytes) {}
+  GrpcService(const char* name, grpc::Service* service, size_t max_bytes = kMaxRequestBytes,
+              std::optional<CallLimits> own_limits = std::nullopt)
+      : full_name(name), service(service), max_request_bytes(max_bytes), limits(own_limits) {}
   GrpcService(grpc::Service* service) : service(service) {}  // NOLINT: as good as the service
 
   std::string full_name;
   grpc::Service* service;
   size_t max_request_bytes = kMaxRequestBytes;
+  std::optional<CallLimits> limits;
 };
 
 struct GrpcServerOptions {
@@ -50,7 +53,7 @@ struct GrpcServerOptions {
   TlsFiles tls;
   std::string token_file;  // its content, stripped, is what callers must send as bearer token
   bool insecure = false;   // allow listening beyond loopback without TLS and token
-  CallLimits limits;       // of the services with a name, together
+  CallLimits limits;       // of the services with a name and no limits of their own, together
   // A caller whose program hangs or whose machine is gone is noticed after both of these.
   absl::Duration keepalive = absl::Seconds(30);
   absl::Duration keepalive_timeout = absl::Seconds(10);

@@ -129,14 +129,17 @@ absl::Status Coordinator::StartServing(const CoordinatorOptions& options) {
   });
   GrpcServerOptions server = options.server;
   server.metrics = &registry_;
+  // Workers live by their calls: a lease must not run out because clients ask for much.
+  const CallLimits of_agents;
   const std::vector<GrpcService> services = {
       {v1::JobService::service_full_name(), jobs_.get()},
       {v1::CheckpointService::service_full_name(), checkpoints_.get()},
       {v1::WorkerService::service_full_name(), workers_.get()},
       {v1::DeploymentService::service_full_name(), deployments_.get()},
       // An agent that could not report for long has much to tell.
-      {v1::WorkerAgentService::service_full_name(), agents_.get(), kMaxGrpcMessageBytes},
-      {v1::InferenceAgentService::service_full_name(), inference_agents_.get()},
+      {v1::WorkerAgentService::service_full_name(), agents_.get(), kMaxGrpcMessageBytes, of_agents},
+      {v1::InferenceAgentService::service_full_name(), inference_agents_.get(), kMaxRequestBytes,
+       of_agents},
       {v1::InferenceService::service_full_name(), gateway_.get(), kMaxPromptBytes}};
   ASSIGN_OR_RETURN(server_, GrpcServer::Start(server, services));
   for (const GrpcService& service : services) server_->SetServing(service.full_name, true);

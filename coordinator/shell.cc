@@ -58,7 +58,8 @@ Shell::Shell(sched::Snapshot snapshot, Store& store, const Clock& clock,
       clock_(clock),
       metrics_(metrics),
       options_(std::move(options)),
-      subscriptions_(std::make_shared<Subscriptions>(options_.max_subscriptions)),
+      job_watches_(std::make_shared<Subscriptions>(options_.max_job_watches)),
+      other_watches_(std::make_shared<Subscriptions>(options_.max_other_watches)),
       reader_(options_.max_reads) {
   Committer::Options committer;
   committer.on_failure = options_.on_failure ? options_.on_failure : EndProcess;
@@ -134,7 +135,10 @@ void Shell::Commit(sched::Outcome outcome, Reply reply) {
       std::move(outcome.changes),
       [this, jobs = std::move(jobs), keys = std::move(keys), reply = std::move(reply)] {
         if (options_.on_jobs_changed) options_.on_jobs_changed(jobs);
-        if (!keys.empty()) subscriptions_->Wake(keys);
+        if (!keys.empty()) {
+          job_watches_->Wake(keys);
+          other_watches_->Wake(keys);
+        }
         if (reply) reply();
       });
 }
@@ -189,15 +193,15 @@ void Shell::Peek(const std::function<void(const sched::State&, const sched::Now&
 }
 
 std::unique_ptr<Subscription> Shell::Watch(const JobId& job, std::function<void()> wake) {
-  return subscriptions_->Add(JobKey(job), std::move(wake));
+  return job_watches_->Add(JobKey(job), std::move(wake));
 }
 
 std::unique_ptr<Subscription> Shell::Watch(const WorkerId& worker, std::function<void()> wake) {
-  return subscriptions_->Add(WorkerKey(worker), std::move(wake));
+  return other_watches_->Add(WorkerKey(worker), std::move(wake));
 }
 
 std::unique_ptr<Subscription> Shell::WatchInference(std::function<void()> wake) {
-  return subscriptions_->Add(kInferenceKey, std::move(wake));
+  return other_watches_->Add(kInferenceKey, std::move(wake));
 }
 
 bool Shell::Read(std::function<void()> read) { return reader_.Enqueue(std::move(read)); }

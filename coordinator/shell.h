@@ -30,7 +30,8 @@ class Shell : public Core {
     // After such a gap in its own life the shell takes itself, not its workers, for what was away.
     absl::Duration stall = absl::Seconds(2);
     absl::Duration timer_period = absl::Milliseconds(200);  // at least so often it looks
-    size_t max_subscriptions = 20'000;
+    size_t max_job_watches = 8'192;  // of calls; fewer than the server admits, so that others come
+    size_t max_other_watches = 20'000;
     size_t max_reads = 20'000;  // of the store that wait for their turn
     // Told of jobs that changed durably or were deleted, on the committer's thread: be quick.
     std::function<void(const std::vector<JobId>&)> on_jobs_changed;
@@ -85,7 +86,8 @@ class Shell : public Core {
   const Clock& clock_;
   CoordinatorMetrics* const metrics_;
   const Options options_;
-  const std::shared_ptr<Subscriptions> subscriptions_;
+  const std::shared_ptr<Subscriptions> job_watches_;
+  const std::shared_ptr<Subscriptions> other_watches_;
 
   Mutex mutex_;
   CondVar timer_changed_;

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "common/call_budget.h"
 #include "tests/fakes/fake_clock.h"
 #include "tests/fakes/memory_store.h"
 
@@ -304,15 +305,20 @@ TEST_F(ShellTest, WakesWatchersAfterDurableChanges) {
   EXPECT_EQ(woken.count(), 1);
 }
 
-TEST_F(ShellTest, SubscriptionsHaveALimit) {
+TEST_F(ShellTest, WatchersOfJobsHaveALimitThatLeavesWorkersTheirs) {
+  EXPECT_LT(Shell::Options().max_job_watches, CallLimits().calls)
+      << "the server would refuse first";
   Shell::Options options;
-  options.max_subscriptions = 1;
+  options.max_job_watches = options.max_other_watches = 1;
   shell_ = std::make_unique<Shell>(*store_.Load(), store_, clock_, nullptr, options);
   auto first = shell_->Watch(JobId("a"), [] {});
   EXPECT_NE(first, nullptr);
   EXPECT_EQ(shell_->Watch(JobId("a"), [] {}), nullptr);
+  auto worker = shell_->Watch(WorkerId("a"), [] {});
+  EXPECT_NE(worker, nullptr);
+  EXPECT_EQ(shell_->Watch(WorkerId("b"), [] {}), nullptr);
   first.reset();
-  EXPECT_NE(shell_->Watch(WorkerId("a"), [] {}), nullptr);
+  EXPECT_NE(shell_->Watch(JobId("a"), [] {}), nullptr);
 }
 
 TEST_F(ShellTest, ManyThreadsAtOnceLoseNothing) {
