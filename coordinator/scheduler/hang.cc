@@ -24,6 +24,18 @@ bool Steps(const Job& job) {
   });
 }
 
+// True when a standstill of the member would show. Trainers of agents that name no numerics do not
+// count what they get done within a step; one that ever did counts on.
+bool Tells(const State& state, const MemberPlace& place, const MemberLive& live) {
+  if (!live.seen || live.activity > 0) return true;
+  const auto worker = state.workers.find(place.worker);
+  return worker != state.workers.end() &&
+         std::any_of(worker->second.devices.begin(), worker->second.devices.end(),
+                     [&](const Device& device) {
+                       return device.id == place.device && !device.numerics.empty();
+                     });
+}
+
 std::string PhaseInWords(const MemberLive& live) {
   const std::string detail = live.detail.empty() ? "" : absl::StrCat(" (", live.detail, ")");
   if (!live.seen) return "while its agent was to start it";
@@ -63,6 +75,7 @@ void CheckHang(Context& c, Job& job) {
   for (size_t rank = 0; rank < job.live.size(); ++rank) {
     const MemberLive& live = job.live[rank];
     if (live.gone) continue;
+    if (!Tells(c.state, job.members[rank], live)) return;
     still = std::min(still, live.still_for);
     if (first < 0 || live.still_for > job.live[first].still_for) first = static_cast<int>(rank);
   }

@@ -1,7 +1,8 @@
 // Trainers that run and get nothing done. Internal to this room.
 //
 // Nothing is concluded from an agent's silence: a trainer stands still only while its agent tells
-// that it does, so a job that the coordinator cannot reach is never taken for one that hangs.
+// that it does, so a job that the coordinator cannot reach is never taken for one that hangs. Nor
+// is one whose trainers are of a build that does not tell what it gets done within a step.
 #pragma once
 
 #include "absl/time/time.h"

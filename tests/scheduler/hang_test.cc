@@ -18,9 +18,18 @@ constexpr absl::Duration kTick = absl::Nanoseconds(1);
 class HangTest : public ::testing::Test {
  protected:
   const Job& job() const { return world_.job(job_); }
+  // One of a build that tells what its trainers get done, which names numerics too.
+  void AddWorker(const std::string& name) {
+    SchedulerWorld::Agent agent;
+    Device device{"cpu:0", DeviceKind::kCpu, "model", 0, 1, "cpu-a"};
+    device.numerics = {{"", "cpu-a", {}}};
+    agent.devices = {device};
+    world_.agents[name] = agent;
+    world_.Call(name);
+  }
   // Rank 0 trains its first steps, each of which takes a second.
   void Begin(int workers = 1) {
-    for (int i = 1; i <= workers; ++i) world_.AddWorker(absl::StrCat("w", i));
+    for (int i = 1; i <= workers; ++i) AddWorker(absl::StrCat("w", i));
     job_ = world_.Submit("job", workers, workers);
     world_.RunAll();
     ASSERT_EQ(job().state, JobState::kRunning);
@@ -93,6 +102,22 @@ TEST_F(HangTest, WhoeverGetsOnWithAnythingDoesNotHang) {
   EXPECT_EQ(job().generation, Generation(1));
 }
 
+TEST_F(HangTest, ATrainerThatNeverTellsWhatItGetsDoneIsNotJudgedByIt) {
+  world_.AddWorker("w1");
+  job_ = world_.Submit("job");
+  world_.RunAll();
+  ASSERT_EQ(job().state, JobState::kRunning);
+  world_.Progressed("w1", job_, 1);
+  Step("w1", 1);
+  StandStill(absl::Hours(2));  // it validates, or waits for a checkpoint
+  EXPECT_EQ(job().generation, Generation(1)) << job().reason;
+  // Once it has told, its silence says something.
+  ++world_.agent("w1").trainers.at("cpu:0").activity;
+  world_.Call("w1");
+  StandStill(absl::Minutes(2));
+  EXPECT_EQ(job().generation, Generation(2));
+}
+
 TEST_F(HangTest, TheFirstThatStoodStillIsNamed) {
   Begin(2);
   world_.Advance(absl::Seconds(5));
@@ -130,7 +155,7 @@ TEST_F(HangTest, TheCoordinatorsRestartBeginsAnew) {
 }
 
 TEST_F(HangTest, AStartThatNeverEndsIsGivenUpAtTheLimit) {
-  world_.AddWorker("w1");
+  AddWorker("w1");
   job_ = world_.Submit("job");
   world_.Obey("w1", Phase::kWarmingUp);
   StandStill(world_.settings.start_timeout - kTick);
@@ -146,8 +171,8 @@ TEST_F(HangTest, AStartThatNeverEndsIsGivenUpAtTheLimit) {
 }
 
 TEST_F(HangTest, AStartThatTellsOfItsProgressTakesAsLongAsItTakes) {
-  world_.AddWorker("w1");
-  world_.AddWorker("w2");
+  AddWorker("w1");
+  AddWorker("w2");
   job_ = world_.Submit("job", 2, 2);
   world_.Obey("w1", Phase::kWarmingUp);
   world_.Obey("w2", Phase::kJoining);
@@ -160,7 +185,7 @@ TEST_F(HangTest, AStartThatTellsOfItsProgressTakesAsLongAsItTakes) {
 }
 
 TEST_F(HangTest, AnAgentThatNeverStartsItsTrainerIsGivenUpToo) {
-  world_.AddWorker("w1");
+  AddWorker("w1");
   job_ = world_.Submit("job");
   StandStill(world_.settings.start_timeout + absl::Seconds(5));
   EXPECT_EQ(job().generation, Generation(2)) << job().reason;
