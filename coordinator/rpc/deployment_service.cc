@@ -1,5 +1,6 @@
 #include "coordinator/rpc/deployment_service.h"
 
+#include <algorithm>
 #include <cmath>
 #include <string>
 #include <utility>
@@ -42,7 +43,14 @@ void CheckRopeScaling(const v1::RopeScalingSpec& rope, std::vector<FieldViolatio
 }
 
 bool IsAbsolutePath(const std::string& path) {
-  return !path.empty() && path[0] == '/' && path.size() <= kMaxPathBytes;
+  return !path.empty() && path[0] == '/' && path.size() <= kMaxPathBytes &&
+         path.find('\0') == std::string::npos;
+}
+
+// Its beginning, without what would end the message before its advice.
+std::string InWords(const std::string& path) {
+  return absl::StrCat("'", path.substr(0, std::min<size_t>(100, path.find('\0'))), "'",
+                      path.find('\0') == std::string::npos ? "" : " with a zero byte");
 }
 
 std::vector<FieldViolation> Check(const v1::DeploymentSpec& spec) {
@@ -62,14 +70,14 @@ std::vector<FieldViolation> Check(const v1::DeploymentSpec& spec) {
     problems.push_back({"deployment.source", "is missing: give a job or a path"});
   } else if (!IsAbsolutePath(spec.path())) {
     problems.push_back(
-        {"deployment.path", absl::StrCat("is '", spec.path().substr(0, 100),
-                                         "', must be the absolute path of a model folder")});
+        {"deployment.path", absl::StrCat("is ", InWords(spec.path()),
+                                         ", must be the absolute path of a model folder")});
   }
   if (!spec.lora_path().empty() && !IsAbsolutePath(spec.lora_path())) {
     problems.push_back(
         {"deployment.lora_path",
-         absl::StrCat("is '", spec.lora_path().substr(0, 100),
-                      "', must be the absolute path of a LoRA file (.pth or .safetensors)")});
+         absl::StrCat("is ", InWords(spec.lora_path()),
+                      ", must be the absolute path of a LoRA file (.pth or .safetensors)")});
   }
   if (spec.has_rope_scaling()) CheckRopeScaling(spec.rope_scaling(), problems);
   if (spec.has_replicas() && (spec.replicas() < 1 || spec.replicas() > kMaxReplicas)) {

@@ -356,6 +356,22 @@ TEST_F(ServicesTest, ADeploymentReachesAnInferenceWorker) {
                                   "deployment.rope_scaling.factor", "deployment.source"));
 }
 
+TEST_F(ServicesTest, ADeploymentsPathHoldsNoZeroByte) {
+  v1::DeployModelRequest deploy;
+  deploy.mutable_deployment()->set_name("chat");
+  deploy.mutable_deployment()->set_path(std::string("/model\0/other", 13));
+  deploy.mutable_deployment()->set_lora_path(std::string("/polite\0.pth", 12));
+  deploy.set_request_id("d");
+  v1::DeployModelResponse deployed;
+  const absl::Status status =
+      Call(*deployments_, &v1::DeploymentService::Stub::DeployModel, deploy, &deployed);
+  const auto violations = GetViolations(status);
+  ASSERT_EQ(violations.size(), 2u) << status;
+  EXPECT_EQ(violations[0].field, "deployment.path");
+  EXPECT_THAT(violations[0].description, HasSubstr("'/model' with a zero byte"));
+  EXPECT_EQ(violations[1].field, "deployment.lora_path");
+}
+
 TEST_F(ServicesTest, ADrainAnswersWhoWaitsAndKeepsWhatWasPromised) {
   const v1::Job job = SubmitGood("tang");
   grpc::ClientContext context;
