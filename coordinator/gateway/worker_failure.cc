@@ -1,6 +1,7 @@
 #include "coordinator/gateway/worker_failure.h"
 
 #include <algorithm>
+#include <string>
 
 #include "absl/strings/str_cat.h"
 #include "common/grpc_status.h"
@@ -16,6 +17,12 @@ bool Moved(const grpc::Status& status) {
          GetReason(FromGrpcStatus(status)) == "MODEL_NOT_FOUND";
 }
 
+// It has as much in hand as it takes: requests that wait, or calls and their bytes.
+bool IsFull(const grpc::Status& status) {
+  const std::string reason = GetReason(FromGrpcStatus(status));
+  return reason == "QUEUE_FULL" || reason == "SERVER_BUSY";
+}
+
 }  // namespace
 
 WorkerFailure ClassifyWorkerFailure(const grpc::Status& status) {
@@ -23,8 +30,7 @@ WorkerFailure ClassifyWorkerFailure(const grpc::Status& status) {
     case grpc::StatusCode::UNAVAILABLE:
       return WorkerFailure::kUnhealthy;
     case grpc::StatusCode::RESOURCE_EXHAUSTED:
-      return GetReason(FromGrpcStatus(status)) == "QUEUE_FULL" ? WorkerFailure::kBusy
-                                                               : WorkerFailure::kFinal;
+      return IsFull(status) ? WorkerFailure::kBusy : WorkerFailure::kFinal;
     case grpc::StatusCode::ABORTED:
       // Those who do not read at all are given up here, not there.
       return GetReason(FromGrpcStatus(status)) == "CALLER_DOES_NOT_READ" ? WorkerFailure::kBusy

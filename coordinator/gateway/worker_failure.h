@@ -10,9 +10,8 @@ namespace mindforge {
 
 // Why a call to a worker failed, as far as trying elsewhere is concerned.
 enum class WorkerFailure {
-  kFinal,      // the caller's affair: pass it on
-  kBusy,       // its queue is full, it serves another model by now, or has no time for our caller's
-               // slow reading: it drains
+  kFinal,  // the caller's affair: pass it on
+  kBusy,   // it is full, serves another model by now, or drains and will not wait for our caller
   kUnhealthy,  // it drains, died or cannot be reached
 };
 WorkerFailure ClassifyWorkerFailure(const grpc::Status& status);

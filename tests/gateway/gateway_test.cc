@@ -87,6 +87,21 @@ TEST_F(GatewayTest, TriesAnotherWorkerWhenOneRefusesBeforeAnythingIsDelivered) {
   EXPECT_EQ(Continued() + Ended(), 0) << "no stream had begun";
 }
 
+TEST_F(GatewayTest, TriesAnotherWorkerWhenOneHasTooManyCallsInHand) {
+  FakeWorker busy("a"), good("b");
+  Register(busy);
+  Register(good);
+  busy.Set({.refuse = Error(absl::StatusCode::kResourceExhausted, "SERVER_BUSY", "busy")});
+  for (int i = 0; i < 4; ++i) {
+    const Heard heard = Generate(Request(3));
+    ASSERT_TRUE(heard.status.ok()) << heard.status;
+    EXPECT_EQ(heard.started.worker_id(), "b");
+  }
+  EXPECT_GT(busy.requests().size(), 0u);
+  good.Kill();
+  EXPECT_EQ(GetReason(Generate(Request(3)).status), "WORKER_UNREACHABLE");
+}
+
 TEST_F(GatewayTest, PassesTheRefusalOnWhenEveryWorkerRefuses) {
   FakeWorker worker("a");
   Register(worker);
