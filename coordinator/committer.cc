@@ -75,8 +75,20 @@ void Committer::Run() {
     batch.clear();
     // A little at a time, so that what comes meanwhile waits no longer than for another commit. A
     // disk that refuses it is told of by the commits that matter.
-    if (purging) purging = store_.Purge(options_.purge_rows).value_or(false);
+    if (purging) purging = Purge();
   }
+}
+
+bool Committer::Purge() {
+  SetBusySince(clock_.MonotonicNow());
+  const absl::StatusOr<bool> more = store_.Purge(options_.purge_rows);
+  SetBusySince(absl::InfiniteDuration());
+  return more.value_or(false);
+}
+
+void Committer::SetBusySince(absl::Duration since) {
+  MutexLock lock(mutex_);
+  busy_since_ = since;
 }
 
 void Committer::Write(const std::vector<Item>& batch) {
@@ -86,10 +98,7 @@ void Committer::Write(const std::vector<Item>& batch) {
   }
   if (!changes.empty()) {
     const absl::Duration start = clock_.MonotonicNow();
-    {
-      MutexLock lock(mutex_);
-      busy_since_ = start;
-    }
+    SetBusySince(start);
     const absl::Status status = store_.Apply(changes);
     {
       MutexLock lock(mutex_);

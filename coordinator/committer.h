@@ -48,7 +48,7 @@ class Committer {
   bool Idle() const;
   // Too much waits: refuse what people ask for.
   bool Full() const;
-  // Since when the commit in progress has been under way; infinite future: none is.
+  // Since when the transaction in progress has been under way; infinite future: none is.
   absl::Duration BusySince() const;
 
  private:
@@ -59,6 +59,9 @@ class Committer {
 
   void Run();
   void Write(const std::vector<Item>& batch);
+  // True: more is to be purged.
+  bool Purge();
+  void SetBusySince(absl::Duration since);
 
   Store& store_;
   const Clock& clock_;

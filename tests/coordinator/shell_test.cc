@@ -255,6 +255,22 @@ TEST_F(ShellTest, ASlowDiskLosesNobody) {
   EXPECT_TRUE(said.WaitFor(1));
 }
 
+TEST_F(ShellTest, ASlowPurgeLosesNobody) {
+  store_.BlockPurges(true);
+  Start();
+  Counter said;
+  shell_->Do(Report("w1"),
+             [&](const sched::Outcome&, const sched::State&) { return [&said] { said.Add(); }; });
+  ASSERT_TRUE(store_.WaitUntilPurgeBlocked(kPatience));
+  for (int i = 0; i < 300; ++i) {
+    clock_.Advance(absl::Milliseconds(100));
+    shell_->RunTimer();
+  }
+  EXPECT_EQ(StateOf("w1"), sched::WorkerState::kReady);
+  store_.BlockPurges(false);
+  EXPECT_TRUE(said.WaitFor(1));
+}
+
 TEST_F(ShellTest, AReadThatTakesLongHoldsUpNoCommit) {
   Start();
   Counter reading, may_end, done, said;

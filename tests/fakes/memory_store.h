@@ -69,6 +69,13 @@ class MemoryStore : public Store {
   // A deleted job leaves but the number of its records here.
   absl::StatusOr<bool> Purge(int rows) override {
     MutexLock lock(mutex_);
+    purging_ = true;
+    blocked_.SignalAll();
+    blocked_.Wait(mutex_, [&] {
+      mutex_.AssertHeld();
+      return !block_purges_;
+    });
+    purging_ = false;
     leftovers_ = std::max<int64_t>(0, leftovers_ - rows);
     ++purges_;
     blocked_.SignalAll();
@@ -136,6 +143,19 @@ class MemoryStore : public Store {
     return blocked_.WaitFor(mutex_, patience, [&] {
       mutex_.AssertHeld();
       return waiting_ && block_;
+    });
+  }
+  // The same of Purge.
+  void BlockPurges(bool block) {
+    MutexLock lock(mutex_);
+    block_purges_ = block;
+    blocked_.SignalAll();
+  }
+  bool WaitUntilPurgeBlocked(absl::Duration patience) {
+    MutexLock lock(mutex_);
+    return blocked_.WaitFor(mutex_, patience, [&] {
+      mutex_.AssertHeld();
+      return purging_ && block_purges_;
     });
   }
   // As if deleted jobs had left so many rows.
@@ -206,6 +226,8 @@ class MemoryStore : public Store {
   CondVar blocked_;
   bool block_ ABSL_GUARDED_BY(mutex_) = false;
   bool waiting_ ABSL_GUARDED_BY(mutex_) = false;
+  bool block_purges_ ABSL_GUARDED_BY(mutex_) = false;
+  bool purging_ ABSL_GUARDED_BY(mutex_) = false;
   int transactions_ ABSL_GUARDED_BY(mutex_) = 0;
   int purges_ ABSL_GUARDED_BY(mutex_) = 0;
   int64_t leftovers_ ABSL_GUARDED_BY(mutex_) = 0;
