@@ -97,7 +97,7 @@ absl::Status Coordinator::MakeTracker(const CoordinatorOptions& options) {
 absl::Status Coordinator::StartServing(const CoordinatorOptions& options) {
   ASSIGN_OR_RETURN(sched::Snapshot snapshot, store_->Load());
   for (sched::JobRecord& job : snapshot.jobs) {
-    if (!sched::IsFinal(job.state)) job.wish.dtype = DtypeOf(job.spec);
+    if (!sched::IsFinal(job.state)) FillFromSpec(job.spec, job.wish);
   }
   ASSIGN_OR_RETURN(metrics_server_, MetricsServer::Start(options.metrics, registry_));
   RETURN_IF_ERROR(MakeTracker(options));

@@ -1,8 +1,11 @@
 #include "coordinator/rpc/convert.h"
 
 #include <algorithm>
+#include <string>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "coordinator/scheduler/deployments.h"
 
 namespace mindforge {
@@ -81,6 +84,23 @@ std::string WorkerReason(const sched::Worker& worker) {
   return more == 0 ? reason : absl::StrCat(reason, "; and ", more, " more");
 }
 
+// What a filled-in specification asks for that trainers did not know before agents named numerics:
+// protobuf would let them train without it.
+std::string NewerFields(const v1::JobSpec& spec) {
+  const v1::DataSpec& data = spec.data();
+  const v1::ModelSpec& model = spec.model();
+  std::vector<std::string> fields;
+  const auto add = [&](bool in_use, const char* field) {
+    if (in_use) fields.emplace_back(field);
+  };
+  add(model.use_moe() && model.has_num_experts(), "model.num_experts");
+  add(data.has_format() && data.format() != "text", "data.format");
+  add(data.add_bos_eos(), "data.add_bos_eos");
+  add(spec.training().has_schedule() && spec.training().schedule() != "cosine",
+      "training.schedule");
+  return absl::StrJoin(fields, ", ");
+}
+
 }  // namespace
 
 void SetTimestamp(absl::Time time, google::protobuf::Timestamp* out) {
@@ -96,16 +116,18 @@ void SetDuration(absl::Duration duration, google::protobuf::Duration* out) {
   out->set_nanos(static_cast<int32_t>(absl::ToInt64Nanoseconds(duration - absl::Seconds(seconds))));
 }
 
-std::string DtypeOf(const std::string& spec) {
+void FillFromSpec(const std::string& spec, sched::JobWish& wish) {
   v1::JobSpec parsed;
   parsed.ParseFromString(spec);
-  return parsed.training().dtype();
+  wish.dtype = parsed.training().dtype();
+  wish.newer_fields = NewerFields(parsed);
 }
 
 sched::JobWish WishOf(const v1::JobSpec& spec) {
   sched::JobWish wish;
   wish.name = spec.name();
   wish.dtype = spec.training().dtype();
+  wish.newer_fields = NewerFields(spec);
   wish.min_workers = spec.workers().min();
   wish.max_workers = spec.workers().max();
   wish.accumulation_steps = spec.training().accumulation_steps();

@@ -21,8 +21,8 @@ namespace mindforge {
 void SetTimestamp(absl::Time time, google::protobuf::Timestamp* out);
 void SetDuration(absl::Duration duration, google::protobuf::Duration* out);
 
-// training.dtype of a serialized JobSpec.
-std::string DtypeOf(const std::string& spec);
+// Sets what the store does not keep of a wish, from the serialized JobSpec.
+void FillFromSpec(const std::string& spec, sched::JobWish& wish);
 
 // What the scheduler decides a validated job by.
 sched::JobWish WishOf(const v1::JobSpec& spec);

@@ -223,6 +223,7 @@ PlacementRequest RequestOf(const Context& c, const Job& job) {
           .kind = job.wish.device,
           .signature = job.device_signature,
           .dtype = job.wish.dtype,
+          .newer_fields = job.wish.newer_fields,
           .job_name = job.wish.name,
           .job = job.id,
           .now = c.now.mono};

@@ -55,6 +55,29 @@ std::string Holders(const PlacementRequest& request, const std::vector<Candidate
 }
 
 constexpr size_t kNumericsNamed = 4;
+constexpr size_t kOldNamed = 3;
+
+bool NamesNoNumerics(const Candidate& candidate) {
+  return candidate.numerics == nullptr || candidate.numerics->empty();
+}
+
+// Whose builds do not know what the job asks for; empty: nobody's.
+std::string TooOld(const PlacementRequest& request, const std::vector<Candidate>& all) {
+  if (request.newer_fields.empty()) return "";
+  std::set<std::string> workers;
+  for (const Candidate& candidate : all) {
+    if (request.kind && *request.kind != candidate.kind) continue;
+    if (NamesNoNumerics(candidate)) workers.insert(candidate.worker_name);
+  }
+  if (workers.empty()) return "";
+  std::vector<std::string> named(workers.begin(), workers.end());
+  const size_t more = named.size() - std::min(named.size(), kOldNamed);
+  named.resize(named.size() - more);
+  return absl::StrCat("; the job uses ", request.newer_fields, ", which the build of ",
+                      workers.size() == 1 ? "worker " : "workers ", absl::StrJoin(named, ", "),
+                      more == 0 ? "" : absl::StrCat(" and ", more, " more"),
+                      " does not know: upgrade mindforge-worker there");
+}
 
 const std::string* NameFor(const PlacementRequest& request, const Candidate& candidate) {
   static const std::vector<TrainingNumerics> kNone;
@@ -94,10 +117,10 @@ std::string WhyNot(const PlacementRequest& request, const std::vector<Candidate>
         most_suitable == 0 && !request.signature.empty()
             ? NoSuchNumerics(request, all)
             : absl::StrCat("start more workers", request.grows ? "" : ", or lower workers.min");
-    return absl::StrCat(needs, what, ", ",
-                        most_suitable == 0 ? "none" : absl::StrCat("only ", most_suitable),
-                        most_suitable <= 1 ? " is" : " are", " registered on live workers",
-                        most_suitable == 0 ? "" : " of one build", ": ", remedy);
+    return absl::StrCat(
+        needs, what, ", ", most_suitable == 0 ? "none" : absl::StrCat("only ", most_suitable),
+        most_suitable <= 1 ? " is" : " are", " registered on live workers",
+        most_suitable == 0 ? "" : " of one build", ": ", remedy, TooOld(request, all));
   }
   return absl::StrCat(needs, ", ", most_free, " free", Holders(request, all));
 }
@@ -120,8 +143,9 @@ const char* KindName(DeviceKind kind) { return kind == DeviceKind::kCuda ? "cuda
 
 bool Suits(const PlacementRequest& request, const Candidate& candidate) {
   if (request.kind && *request.kind != candidate.kind) return false;
-  if (candidate.numerics == nullptr || candidate.numerics->empty()) {
-    return request.signature.empty() || request.signature == candidate.signature;
+  if (NamesNoNumerics(candidate)) {
+    return request.newer_fields.empty() &&
+           (request.signature.empty() || request.signature == candidate.signature);
   }
   for (const TrainingNumerics& numerics : *candidate.numerics) {
     if (numerics.dtype != request.dtype) continue;

@@ -37,10 +37,11 @@ struct PlacementRequest {
   std::optional<DeviceKind> kind;
   std::string signature;  // the numerics it is pinned to; empty: to none yet
   std::string dtype = "";
-  std::string job_name = "";  // for what people are told
-  JobId job;                  // whose faults count as its own
-  absl::Duration now;         // on the monotonic clock
-  bool grows = false;         // it runs, and asks for more: only the words differ
+  std::string newer_fields = "";  // as JobWish's
+  std::string job_name = "";      // for what people are told
+  JobId job;                      // whose faults count as its own
+  absl::Duration now;             // on the monotonic clock
+  bool grows = false;             // it runs, and asks for more: only the words differ
 };
 
 struct Placement {

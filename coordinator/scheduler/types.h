@@ -54,7 +54,11 @@ struct JobWish {
   int64_t keep_last = 3;
   int64_t keep_every = 0;
   int max_failures = 3;
-  std::string dtype = "";  // training.dtype, not stored: the specification has it
+  // Not stored, since the specification has them: training.dtype, and the fields in use
+  // ("data.format, training.schedule") that a trainer of an agent without named numerics would
+  // leave unread.
+  std::string dtype = "";
+  std::string newer_fields = "";
   friend bool operator==(const JobWish&, const JobWish&) = default;
 };
 

@@ -5,6 +5,7 @@
 #include <google/protobuf/util/message_differencer.h>
 #include <gtest/gtest.h>
 
+#include "coordinator/rpc/convert.h"
 #include "coordinator/rpc/validate_job.h"
 #include "tests/coordinator/good_job.h"
 
@@ -49,6 +50,18 @@ TEST(Recipe, NoneLeavesEveryValueAsItIsWithoutOne) {
   const v1::JobSpec chats = Resolved("data {format: 'conversations'}");
   EXPECT_EQ(chats.training().learning_rate(), 5e-4);
   EXPECT_EQ(chats.data().max_seq_len(), 512);
+}
+
+// Trainers of before leave unread what they do not know, and train something else.
+TEST(Recipe, WhatTrainersDidNotAlwaysKnowIsNamed) {
+  const auto newer = [](const std::string& change) {
+    return WishOf(Resolved(change)).newer_fields;
+  };
+  EXPECT_EQ(newer(""), "");
+  EXPECT_EQ(newer("recipe: 'minimind2' model {use_moe: true}"), "");
+  EXPECT_EQ(newer("data {format: 'conversations'}"), "data.format");
+  EXPECT_EQ(newer("recipe: 'minimind3'"), "data.add_bos_eos, training.schedule");
+  EXPECT_EQ(newer("model {use_moe: true num_experts: 4}"), "model.num_experts");
 }
 
 TEST(Recipe, MiniMind2IsTheDefaultsAndItsCheckpoints) {

@@ -1,4 +1,5 @@
 // What callers see of calls that overtake each other, and of a coordinator that was restarted.
+#include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 #include <thread>
@@ -9,6 +10,8 @@
 
 namespace mindforge {
 namespace {
+
+using ::testing::HasSubstr;
 
 class RestartTest : public ServiceFixture {};
 
@@ -23,6 +26,25 @@ TEST_F(RestartTest, AnEndedJobsHistoryIsThereAfterARestart) {
   ASSERT_TRUE(Call(*jobs_, &v1::JobService::Stub::GetJob, request, &response).ok());
   ASSERT_GE(response.events_size(), 2);
   EXPECT_EQ(response.events(response.events_size() - 1).state(), v1::JOB_STATE_CANCELLED);
+}
+
+TEST_F(RestartTest, AJobThatAnOlderAgentWouldTrainOtherwiseStillWaitsForANewerOne) {
+  v1::JobSpec spec = GoodJob("tang");
+  spec.mutable_training()->set_schedule("cosine_from_lr");
+  v1::SubmitJobResponse submitted;
+  ASSERT_TRUE(Submit(spec, "one", &submitted).ok());
+  coordinator_.reset();
+  Start();
+  v1::SynchronizeResponse response;
+  ASSERT_TRUE(Synchronize(Report("w1"), &response).ok());  // its device names no numerics
+  EXPECT_EQ(Get("tang").state(), v1::JOB_STATE_QUEUED);
+  EXPECT_THAT(Get("tang").reason(), HasSubstr("training.schedule"));
+  v1::SynchronizeRequest newer = Report("w2");
+  v1::DeviceNumerics* numerics = newer.mutable_devices(0)->add_numerics();
+  numerics->set_dtype("bfloat16");
+  numerics->set_name("cpu/x");
+  ASSERT_TRUE(Synchronize(newer, &response).ok());
+  EXPECT_EQ(Get("tang").state(), v1::JOB_STATE_STARTING) << Get("tang").reason();
 }
 
 TEST_F(RestartTest, AnOvertakenCallIsAnsweredAtOnce) {

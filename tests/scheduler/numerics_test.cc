@@ -82,6 +82,25 @@ TEST_F(Numerics, ADeviceThatDoesNotTrainWithTheDtypeIsNotTaken) {
   EXPECT_EQ(world_.job(job).state, JobState::kQueued);
 }
 
+TEST_F(Numerics, WhatAnOlderBuildWouldLeaveUnreadIsNotTrainedThere) {
+  world_.AddWorker("old");
+  JobWish wish;
+  wish.name = "job";
+  wish.dtype = "float32";
+  wish.newer_fields = "data.format, training.schedule";
+  const JobId job = world_.SubmitWish(wish).job;
+  EXPECT_EQ(world_.job(job).state, JobState::kQueued);
+  EXPECT_THAT(world_.job(job).reason,
+              HasSubstr("uses data.format, training.schedule, which the build of worker old does "
+                        "not know: upgrade mindforge-worker there"));
+  AddWorker("new", kNew);
+  EXPECT_EQ(world_.job(job).members.at(0).worker, WorkerId("new-id")) << world_.job(job).reason;
+  wish.name = "plain";
+  wish.newer_fields = "";
+  const JobId plain = world_.SubmitWish(wish).job;
+  EXPECT_EQ(world_.job(plain).members.at(0).worker, WorkerId("old-id")) << world_.job(plain).reason;
+}
+
 TEST_F(Numerics, AnUpgradeWithTheSameBitsGoesOn) {
   AddWorker("w1", kNew, "1");
   const JobId job = Submit();
