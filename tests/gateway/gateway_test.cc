@@ -41,6 +41,8 @@ TEST_F(GatewayTest, SpreadsStreamsByLoad) {
     readers.push_back(stub_->Generate(contexts.back().get(), Request(5)));
     v1::GenerateResponse event;
     ASSERT_TRUE(readers.back()->Read(&event));
+    ASSERT_TRUE(readers.back()->Read(&event));  // the delta, after which its worker stalls
+    ASSERT_TRUE(event.has_delta());
   }
   EXPECT_EQ(a.requests().size(), 3u);
   EXPECT_EQ(b.requests().size(), 3u);
