@@ -142,6 +142,25 @@ TEST(AJobThatHasBegun, IsNotEndedByAWorkerThatDoesNotSeeItsData) {
   }
 }
 
+// The build that it began with learned such bytes as characters: other rows would be another job.
+TEST(AJobThatHasBegun, WaitsForItsBuildWhereThisOneRefusesLinesOfItsData) {
+  const TestFolder folder;
+  v1::StartTraining start = TinyJob(folder);
+  std::ofstream(folder / "data.jsonl", std::ios::app) << "{\"text\": \"caf\xE9 au lait\"}\n";
+  start.mutable_spec()->mutable_data()->set_malformed_lines("skip");  // which tells its digest
+  TrainerGroup skips(start, 1);
+  ASSERT_EQ(skips.rank(0).Wait().code, 0);
+  start.set_dataset_digest(skips.rank(0).reports().states.back().dataset_digest());
+  start.mutable_spec()->mutable_data()->clear_malformed_lines();
+  start.set_checkpoint_dir(folder / "other");
+  TrainerGroup refuses(start, 1);
+  EXPECT_EQ(refuses.rank(0).Wait().code, 1);
+  const auto failure = refuses.rank(0).reports().failure.value_or(v1::TrainerFailure());
+  EXPECT_EQ(failure.kind(), v1::FAILURE_KIND_WORKER) << failure.message();
+  EXPECT_THAT(failure.message(), AllOf(HasSubstr("line 44: not UTF-8"),
+                                       HasSubstr("run the earlier build, and the job goes on")));
+}
+
 TEST(MalformedLines, AreSkippedAndCountedWhenTheJobSaysSo) {
   const TestFolder folder;
   v1::StartTraining start = TinyJob(folder);

@@ -180,13 +180,25 @@ absl::StatusOr<std::unique_ptr<Dataset>> OpenDataset(const TrainOptions& options
 }
 
 // An error of opening the data of a job that began elsewhere or before with this very data: what is
-// missing is missing on this worker. What the data itself is refused for stays the job's end.
+// missing is missing on this worker, and lines that are refused were read by the build it began
+// with, whose rows it must go on with. Of a job that begins, what the data is refused for is the
+// user's.
 absl::Status OfThisWorker(const TrainOptions& options, const absl::Status& status) {
   const bool begun = !options.dataset_digest.empty();
+  const bool unusable = GetReason(status) == kUnusableData;
+  if (unusable && !begun) return BlameField(status, FieldAtFault(options.data, status));
   if (!begun || ClassifyFailure(status) != FailureClass::kUser) return status;
+  const std::string why(status.message());
+  if (unusable) {
+    return WorkerUnfit(absl::StrCat(
+        "the job began with this very data, of which this build refuses what the earlier one read, "
+        "on ",
+        HostName(), ": ", why,
+        "; run the earlier build, and the job goes on, or mend the data and submit a new job with "
+        "init_from"));
+  }
   return WorkerUnfit(absl::StrCat(
-      "on ", HostName(),
-      " the job's data is not as at its first start: ", std::string(status.message()),
+      "on ", HostName(), " the job's data is not as at its first start: ", why,
       "; mount the same storage there or put the old files back, and the job goes on; to train on "
       "other data, cancel it and submit a new one"));
 }
@@ -294,12 +306,7 @@ absl::StatusOr<JobSetup> SetUpJob(const TrainOptions& options, ProgressSink& sin
   // Before the data, which may take hours to tokenize: checkpoints carry what they are made with.
   absl::StatusOr<TokenizerFiles> tokenizer = ReadTokenizerFiles(options.data.tokenizer);
   absl::StatusOr<std::unique_ptr<Dataset>> dataset = OpenDataset(options, sink);
-  if (!dataset.ok()) {
-    if (GetReason(dataset.status()) == kUnusableData) {
-      return BlameField(dataset.status(), FieldAtFault(options.data, dataset.status()));
-    }
-    return OfThisWorker(options, dataset.status());
-  }
+  if (!dataset.ok()) return OfThisWorker(options, dataset.status());
   setup.dataset = *std::move(dataset);
   if (!tokenizer.ok()) {
     return OfThisWorker(options, BlameField(tokenizer.status(), "data.tokenizer"));
