@@ -134,6 +134,14 @@ TEST(AJobThatHasBegun, IsNotEndedByAWorkerThatDoesNotSeeItsData) {
        [&](v1::StartTraining& start) {
          start.mutable_spec()->mutable_data()->set_tokenizer(folder / "none");
        }},
+      {"model.vocab_size: 100 is less than the 6400 tokens of the tokenizer",
+       [](v1::StartTraining& start) {
+         start.mutable_spec()->mutable_model()->set_vocab_size(100);
+       }},
+      {"training.init_from",
+       [&](v1::StartTraining& start) {
+         start.mutable_spec()->mutable_training()->set_init_from(folder / "none");
+       }},
   };
   for (const auto& [says, spoil] : cases) {
     const auto failure = outcome(spoil);

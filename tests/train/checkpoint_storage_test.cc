@@ -35,6 +35,17 @@ TEST(CheckpointStorage, MustShowACheckpointOfAJobThatGoesOn) {
   EXPECT_TRUE(OpenCheckpointStorage(options).ok());
 }
 
+// Its first rank 0 could write there.
+TEST(CheckpointStorage, ThatCannotBeUsedIsTheWorkersWhereTheJobHasBegun) {
+  const TempDir dir;
+  TrainOptions options{.checkpoint_dir = dir.Write("file", "x") + "/job"};
+  EXPECT_EQ(ClassifyFailure(OpenCheckpointStorage(options).status()), FailureClass::kUser);
+  options.dataset_digest = "5724faf8bdb7e926";
+  const absl::Status begun = OpenCheckpointStorage(options).status();
+  EXPECT_EQ(ClassifyFailure(begun), FailureClass::kWorker) << begun;
+  EXPECT_THAT(begun.message(), HasSubstr("cannot be used on"));
+}
+
 TEST(CheckpointStorage, ARankThatSeesAnotherFolderOfTheSameNameIsFoundOut) {
   const TempDir dir;
   const TrainOptions first{.rank = 0, .checkpoint_dir = dir.File("a")};

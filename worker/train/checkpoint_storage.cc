@@ -31,14 +31,10 @@ Marker MarkerOf(std::string_view text) {
 absl::StatusOr<std::string> OpenCheckpointStorage(const TrainOptions& options) {
   const std::vector<CheckpointFolder>& points = options.resume_points;
   const std::string& dir = options.checkpoint_dir;
-  if (points.empty()) {
-    absl::StatusOr<std::string> marker = EnsureStorageMarker(dir);
-    if (!marker.ok()) return BlameField(marker.status(), "checkpoint.dir");
-    return marker;
-  }
-  const bool visible = std::any_of(points.begin(), points.end(), [](const auto& point) {
-    return PathExists(point.path) || WasQuarantined(point.path);
-  });
+  const bool visible =
+      points.empty() || std::any_of(points.begin(), points.end(), [](const auto& point) {
+        return PathExists(point.path) || WasQuarantined(point.path);
+      });
   if (!visible) {
     return WorkerUnfit(absl::StrCat("checkpoint.dir: none of the job's ", points.size(),
                                     " newest checkpoints is to be seen on ", HostName(),
@@ -49,11 +45,13 @@ absl::StatusOr<std::string> OpenCheckpointStorage(const TrainOptions& options) {
                                     ", and the job goes on"));
   }
   absl::StatusOr<std::string> marker = EnsureStorageMarker(dir);
-  if (!marker.ok()) {
-    return WorkerUnfit(absl::StrCat("checkpoint.dir: ", dir, " cannot be used on ", HostName(),
-                                    ": ", std::string(marker.status().message())));
-  }
-  return marker;
+  if (marker.ok()) return marker;
+  // A job that has begun could use it elsewhere or before, whether or not it came to a checkpoint.
+  const bool begun = !points.empty() || !options.dataset_digest.empty();
+  const absl::Status refused = BlameField(marker.status(), "checkpoint.dir");
+  if (!begun && ClassifyFailure(refused) == FailureClass::kUser) return refused;
+  return WorkerUnfit(absl::StrCat("checkpoint.dir: ", dir, " cannot be used on ", HostName(), ": ",
+                                  std::string(marker.status().message())));
 }
 
 absl::Status CheckSharedStorage(const TrainOptions& options, const std::string& marker,

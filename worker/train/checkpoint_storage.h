@@ -12,7 +12,9 @@ namespace mindforge {
 
 // Rank 0 calls it before the group forms. Makes the folder and its marker for a job that begins;
 // for one that goes on it must be there, with at least one of its resume points, else the reason is
-// WORKER_UNFIT. Returns the marker.
+// WORKER_UNFIT; so it is when the folder of a job that has begun cannot be used here, or any job's
+// for a reason that may pass. INVALID_ARGUMENT: a folder that a job cannot begin with. Returns the
+// marker.
 absl::StatusOr<std::string> OpenCheckpointStorage(const TrainOptions& options);
 
 // All ranks call it. WORKER_UNFIT: this rank does not see rank 0's `marker` (of rank 0's alone).

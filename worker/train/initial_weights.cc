@@ -15,6 +15,7 @@
 #include "absl/strings/str_join.h"
 #include "common/durable_file.h"
 #include "common/error_details.h"
+#include "common/net.h"
 #include "common/status_macros.h"
 #include "worker/data/vocabulary.h"
 #include "worker/formats/hf_folder.h"
@@ -98,6 +99,16 @@ absl::StatusOr<Source> OpenSource(const std::string& path, bool lora, ProgressSi
   ASSIGN_OR_RETURN(source.file, NamedTensors::Open(path));
   for (const TensorView& view : source.file->tensors()) Take(view, &source);
   return source;
+}
+
+// Of a job that has begun, rank 0 may be on another worker than before: what cannot be opened there
+// was opened elsewhere.
+absl::Status NotOpened(const TrainOptions& options, const absl::Status& status) {
+  if (options.dataset_digest.empty() || ClassifyFailure(status) != FailureClass::kUser) {
+    return status;
+  }
+  return WorkerUnfit(absl::StrCat(std::string(status.message()), " on ", HostName(),
+                                  "; mount its storage there, and the job goes on"));
 }
 
 const char* NameOf(MoeFamily family) {
@@ -237,7 +248,7 @@ absl::StatusOr<InitialState> LoadInitialState(const TrainOptions& options, const
   const std::string& path = options.recipe.init_from;
   const bool lora = options.recipe.lora_rank > 0;
   absl::StatusOr<Source> source = OpenSource(path, lora, sink);
-  if (!source.ok()) return BlameField(source.status(), kField);
+  if (!source.ok()) return NotOpened(options, BlameField(source.status(), kField));
   if (source->folder.has_value()) {
     if (const absl::Status status = CheckVocabulary(*source->folder, *setup.dataset, sink);
         !status.ok()) {

@@ -26,8 +26,9 @@ struct InitialState {
 // .safetensors or .pth file. Adapters are what `model` holds before where the file has none; those
 // of a folder are merged when the job trains none. INVALID_ARGUMENT (training.init_from) lists
 // every tensor that is missing, unexpected or of a wrong shape, and every setting that differs, or
-// tells that the folder's tokenizer is another; `model` is undefined then. What was used and what
-// was left out goes to the log.
+// tells that the folder's tokenizer is another; `model` is undefined then. WORKER_UNFIT
+// (failure.h): the job has begun, and here it cannot be opened. What was used and what was left out
+// goes to the log.
 //
 // A `_resume.pth` whose `step` microbatches a rank do not fill whole optimizer steps is taken up at
 // the last whole one: the rest never reached its weights, so these microbatches are computed again.

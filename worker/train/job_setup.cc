@@ -179,10 +179,10 @@ absl::StatusOr<std::unique_ptr<Dataset>> OpenDataset(const TrainOptions& options
   return opened;
 }
 
-// An error of opening the data of a job that began elsewhere or before with this very data: what is
-// missing is missing on this worker, and lines that are refused were read by the build it began
-// with, whose rows it must go on with. Of a job that begins, what the data is refused for is the
-// user's.
+// An error of the data and the tokenizer of a job that began elsewhere or before with this very
+// data: what is missing is missing on this worker, and lines that are refused were read by the
+// build it began with, whose rows it must go on with. Of a job that begins, what the data is
+// refused for is the user's.
 absl::Status OfThisWorker(const TrainOptions& options, const absl::Status& status) {
   const bool begun = !options.dataset_digest.empty();
   const bool unusable = GetReason(status) == kUnusableData;
@@ -197,10 +197,11 @@ absl::Status OfThisWorker(const TrainOptions& options, const absl::Status& statu
         "; run the earlier build, and the job goes on, or mend the data and submit a new job with "
         "init_from"));
   }
-  return WorkerUnfit(absl::StrCat(
-      "on ", HostName(), " the job's data is not as at its first start: ", why,
-      "; mount the same storage there or put the old files back, and the job goes on; to train on "
-      "other data, cancel it and submit a new one"));
+  return WorkerUnfit(
+      absl::StrCat("on ", HostName(), " the job's data is not as at its first start: ", why,
+                   "; mount the same storage there, put the old files back or run the earlier "
+                   "build, and the job "
+                   "goes on; to train on other data, cancel it and submit a new one"));
 }
 
 // OK when `files` are what the dataset's tokens were made with.
@@ -240,6 +241,21 @@ absl::StatusOr<ModelConfig> CompleteModel(const TrainOptions& options, const Dat
   }
   if (!violations.empty()) return InvalidArgument(violations);
   return model;
+}
+
+// What comes of the dataset's and the tokenizer's files.
+absl::Status TakeData(const TrainOptions& options, ProgressSink& sink, JobSetup* setup) {
+  // Before the data, which may take hours to tokenize: checkpoints carry what they are made with.
+  absl::StatusOr<TokenizerFiles> tokenizer = ReadTokenizerFiles(options.data.tokenizer);
+  ASSIGN_OR_RETURN(setup->dataset, OpenDataset(options, sink));
+  if (!tokenizer.ok()) return BlameField(tokenizer.status(), "data.tokenizer");
+  RETURN_IF_ERROR(CheckTokenizer(options.data, *tokenizer, *setup->dataset));
+  setup->tokenizer = std::move(tokenizer->texts);
+  ASSIGN_OR_RETURN(setup->model, CompleteModel(options, *setup->dataset));
+  ASSIGN_OR_RETURN(setup->split,
+                   RowSplit::Make(setup->dataset->sequences(), options.data.validation_fraction,
+                                  options.recipe.seed));
+  return absl::OkStatus();
 }
 
 const char* NameOf(TrainDtype dtype) {
@@ -303,20 +319,9 @@ absl::StatusOr<JobSetup> SetUpJob(const TrainOptions& options, ProgressSink& sin
   RETURN_IF_ERROR(CheckRecipe(options));
   JobSetup setup;
   ASSIGN_OR_RETURN(setup.numerics, CheckNumerics(options.device, options.recipe.dtype));
-  // Before the data, which may take hours to tokenize: checkpoints carry what they are made with.
-  absl::StatusOr<TokenizerFiles> tokenizer = ReadTokenizerFiles(options.data.tokenizer);
-  absl::StatusOr<std::unique_ptr<Dataset>> dataset = OpenDataset(options, sink);
-  if (!dataset.ok()) return OfThisWorker(options, dataset.status());
-  setup.dataset = *std::move(dataset);
-  if (!tokenizer.ok()) {
-    return OfThisWorker(options, BlameField(tokenizer.status(), "data.tokenizer"));
+  if (const absl::Status status = TakeData(options, sink, &setup); !status.ok()) {
+    return OfThisWorker(options, status);
   }
-  RETURN_IF_ERROR(CheckTokenizer(options.data, *tokenizer, *setup.dataset));
-  setup.tokenizer = std::move(tokenizer->texts);
-  ASSIGN_OR_RETURN(setup.model, CompleteModel(options, *setup.dataset));
-  ASSIGN_OR_RETURN(setup.split,
-                   RowSplit::Make(setup.dataset->sequences(), options.data.validation_fraction,
-                                  options.recipe.seed));
   setup.plan = std::make_unique<EpochPlan>(
       EpochPlanOptions{.sequences = setup.split->training_rows(),
                        .microbatch_size = options.recipe.microbatch_size,
