@@ -12,6 +12,7 @@
 #include "common/error_details.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include "tests/formats/gzip.h"
 #include "tests/formats/minimind_tokenizer.h"
 #include "tests/formats/temp_dir.h"
 #include "worker/data/dataset.h"
@@ -86,6 +87,22 @@ TEST_F(DataFilesTest, TakesAFoldersFilesByName) {
   dir_.Write("set/deeper/d.jsonl", "not looked at");
   EXPECT_EQ(TextsOf({dir_.File("set")}),
             (std::vector<std::string>{"first one", "second one", "third one"}));
+}
+
+// Builds before gzip was read left such files of a folder alone.
+TEST_F(DataFilesTest, ADatasetThatBeganWithoutGzipGoesOnWithoutIt) {
+  fs::create_directories(dir_.File("set"));
+  dir_.Write("set/a.jsonl", Line("first one"));
+  const std::string before = DigestOf({dir_.File("set")});
+  dir_.Write("set/b.jsonl.gz", Gzip(Line("second one")));
+  EXPECT_EQ(TextsOf({dir_.File("set")}), (std::vector<std::string>{"first one", "second one"}));
+  options_.expected_digest = before;
+  EXPECT_EQ(TextsOf({dir_.File("set")}), (std::vector<std::string>{"first one"}));
+  dir_.Write("set/b.jsonl.gz", "no gzip file");
+  EXPECT_EQ(TextsOf({dir_.File("set")}), (std::vector<std::string>{"first one"}));
+  options_.expected_digest = "0123456789abcdef";
+  dir_.Write("set/b.jsonl.gz", Gzip(Line("third one")));
+  EXPECT_EQ(GetReason(Open({dir_.File("set")}).status()), kAnotherDataset);
 }
 
 TEST_F(DataFilesTest, KeepsTheOrderOfPaths) {

@@ -1,6 +1,5 @@
 // What text may be: UTF-8 as JSON lines, plain or compressed. Everything else is named, with its
 // place, and never learned from.
-#include <zlib.h>
 #include <zstd.h>
 
 #include <string>
@@ -8,6 +7,7 @@
 
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include "tests/formats/gzip.h"
 #include "tests/formats/minimind_tokenizer.h"
 #include "tests/formats/temp_dir.h"
 #include "worker/data/bad_lines.h"
@@ -26,20 +26,6 @@ using ::testing::Not;
 using std::string_literals::operator""s;
 
 std::string Line(const std::string& text) { return "{\"text\": \"" + text + "\"}\n"; }
-
-std::string Gzip(const std::string& content) {
-  z_stream stream{};
-  EXPECT_EQ(deflateInit2(&stream, 6, Z_DEFLATED, MAX_WBITS + 16, 8, Z_DEFAULT_STRATEGY), Z_OK);
-  std::string out(deflateBound(&stream, content.size()) + 64, '\0');
-  stream.next_in = reinterpret_cast<Bytef*>(const_cast<char*>(content.data()));
-  stream.avail_in = static_cast<uInt>(content.size());
-  stream.next_out = reinterpret_cast<Bytef*>(out.data());
-  stream.avail_out = static_cast<uInt>(out.size());
-  EXPECT_EQ(deflate(&stream, Z_FINISH), Z_STREAM_END);
-  out.resize(stream.total_out);
-  deflateEnd(&stream);
-  return out;
-}
 
 std::string Zstd(const std::string& content) {
   std::string out(ZSTD_compressBound(content.size()), '\0');

@@ -26,7 +26,20 @@ FileIdentity IdentityOf(const struct stat& info) {
           .inode = info.st_ino};
 }
 
-absl::Status Add(const std::string& path, std::vector<DataFile>* files) {
+// Whether a file of a folder, `name` of its sorted `names`, is one of the dataset's.
+bool IsTaken(const std::vector<std::string>& names, const std::string& name, FolderRule rule,
+             const std::string& folder) {
+  if (name.starts_with(".") || !NamesJsonLines(name)) return false;
+  if (rule == FolderRule::kBeforeGzip) return !name.ends_with(".gz");
+  if (!name.ends_with(".gz") ||
+      !std::binary_search(names.begin(), names.end(), std::string(WithoutCompression(name)))) {
+    return true;
+  }
+  MF_LOG(WARNING) << JoinPath(folder, name) << " is left out: the plain file is beside it";
+  return false;
+}
+
+absl::Status Add(const std::string& path, FolderRule rule, std::vector<DataFile>* files) {
   struct stat info {};
   if (::stat(path.c_str(), &info) != 0) {
     if (errno != ENOENT) return ErrnoStatus(errno, "cannot stat", path);
@@ -41,12 +54,7 @@ absl::Status Add(const std::string& path, std::vector<DataFile>* files) {
   ASSIGN_OR_RETURN(const std::vector<std::string> names, ListDir(path));
   const size_t before = files->size();
   for (const std::string& name : names) {
-    if (name.starts_with(".") || !NamesJsonLines(name)) continue;
-    if (name.ends_with(".gz") &&
-        std::binary_search(names.begin(), names.end(), std::string(WithoutCompression(name)))) {
-      MF_LOG(WARNING) << JoinPath(path, name) << " is left out: the plain file is beside it";
-      continue;
-    }
+    if (!IsTaken(names, name, rule, path)) continue;
     const std::string file = JoinPath(path, name);
     if (::stat(file.c_str(), &info) != 0) return ErrnoStatus(errno, "cannot stat", file);
     if (S_ISDIR(info.st_mode)) continue;
@@ -80,9 +88,10 @@ std::string_view WithoutCompression(std::string_view name) {
 
 bool NamesJsonLines(std::string_view name) { return WithoutCompression(name).ends_with(".jsonl"); }
 
-absl::StatusOr<std::vector<DataFile>> ListDataFiles(const std::vector<std::string>& paths) {
+absl::StatusOr<std::vector<DataFile>> ListDataFiles(const std::vector<std::string>& paths,
+                                                    FolderRule rule) {
   std::vector<DataFile> files;
-  for (const std::string& path : paths) RETURN_IF_ERROR(Add(path, &files));
+  for (const std::string& path : paths) RETURN_IF_ERROR(Add(path, rule, &files));
   if (files.empty()) return absl::InvalidArgumentError("no dataset was given");
   return files;
 }

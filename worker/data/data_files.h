@@ -35,10 +35,17 @@ std::string_view WithoutCompression(std::string_view name);
 // Whether a file of this name holds JSON lines: *.jsonl, *.jsonl.gz, *.jsonl.zst.
 bool NamesJsonLines(std::string_view name);
 
+// Which files of a folder are a dataset's.
+enum class FolderRule {
+  kCurrent,
+  kBeforeGzip,  // of builds that took no .gz of a folder
+};
+
 // Each path's file, or the folder's files of JSON lines by name; folders in it and hidden files
 // are left out, and a .gz beside the plain file of its name (gunzip -k leaves both). NOT_FOUND: a
 // path is not there. INVALID_ARGUMENT: a folder without such files, or more than 100,000 of them.
-absl::StatusOr<std::vector<DataFile>> ListDataFiles(const std::vector<std::string>& paths);
+absl::StatusOr<std::vector<DataFile>> ListDataFiles(const std::vector<std::string>& paths,
+                                                    FolderRule rule = FolderRule::kCurrent);
 
 int64_t StoredBytes(absl::Span<const DataFile> files);
 

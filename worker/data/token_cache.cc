@@ -35,12 +35,53 @@ absl::Status Unsound(const std::string& path, const char* what) {
   return absl::DataLossError(absl::StrCat(path, ": ", what));
 }
 
+std::string Hex(uint64_t digest) { return absl::StrFormat("%016x", digest); }
+
 absl::Status AnotherDataset(const TokenCacheOptions& options, const std::string& digest) {
   return Error(absl::StatusCode::kFailedPrecondition, kAnotherDataset,
                absl::StrCat(options.paths[0],
                             options.paths.size() == 1 ? "" : " or another of the dataset's files",
                             " has changed since the job began: digest ", digest,
                             ", at first start ", options.expected_digest));
+}
+
+struct Sources {
+  std::vector<DataFile> files;
+  uint64_t digest = 0;
+};
+
+absl::StatusOr<Sources> SourcesBy(const TokenCacheOptions& options, FolderRule rule) {
+  Sources sources;
+  ASSIGN_OR_RETURN(sources.files, ListDataFiles(options.paths, rule));
+  ASSIGN_OR_RETURN(sources.digest,
+                   DigestOfFiles(sources.files, {.cache_dir = options.cache_dir,
+                                                 .progress = options.progress,
+                                                 .settled_after = options.settled_after}));
+  return sources;
+}
+
+bool SameFiles(const std::vector<DataFile>& a, const std::vector<DataFile>& b) {
+  return std::equal(a.begin(), a.end(), b.begin(), b.end(),
+                    [](const DataFile& x, const DataFile& y) { return x.path == y.path; });
+}
+
+// The dataset's files. One whose digest is known already is what the build that began with it took
+// of its folders, which may be other files than this one takes.
+absl::StatusOr<Sources> FindSources(const TokenCacheOptions& options) {
+  const std::string& expected = options.expected_digest;
+  absl::StatusOr<Sources> sources = SourcesBy(options, FolderRule::kCurrent);
+  if (expected.empty() || (sources.ok() && Hex(sources->digest) == expected)) return sources;
+  const auto earlier = ListDataFiles(options.paths, FolderRule::kBeforeGzip);
+  if (earlier.ok() && !(sources.ok() && SameFiles(*earlier, sources->files))) {
+    ASSIGN_OR_RETURN(Sources before, SourcesBy(options, FolderRule::kBeforeGzip));
+    if (Hex(before.digest) == expected) {
+      MF_LOG(WARNING) << options.paths[0] << ": an earlier build began with " << before.files.size()
+                      << " files, without any .gz of a folder; it stays with these";
+      return before;
+    }
+  }
+  RETURN_IF_ERROR(sources.status());
+  return AnotherDataset(options, Hex(sources->digest));
 }
 
 void RemoveDamaged(const std::string& path, const absl::Status& why) {
@@ -55,19 +96,11 @@ absl::StatusOr<std::unique_ptr<TokenCache>> TokenCache::Open(const TokenCacheOpt
   if (options.cache_dir.empty()) {
     return absl::InvalidArgumentError("no folder for the token cache was given");
   }
-  ASSIGN_OR_RETURN(const std::vector<DataFile> files, ListDataFiles(options.paths));
-  ASSIGN_OR_RETURN(const uint64_t digest,
-                   DigestOfFiles(files, {.cache_dir = options.cache_dir,
-                                         .progress = options.progress,
-                                         .settled_after = options.settled_after}));
-  const std::string hex = absl::StrFormat("%016x", digest);
-  if (!options.expected_digest.empty() && hex != options.expected_digest) {
-    return AnotherDataset(options, hex);
-  }
+  ASSIGN_OR_RETURN(const Sources sources, FindSources(options));
   // The version stands for what makes ids of a file: another one takes none of this one's caches.
   const std::string path = JoinPath(
       options.cache_dir,
-      absl::StrCat(hex, "-", tokenizer.digest(),
+      absl::StrCat(Hex(sources.digest), "-", tokenizer.digest(),
                    options.encoder == nullptr ? "" : options.encoder->key(), ".v2.tokens"));
   // One that leaves lines out is not for who refuses them: building says which they are.
   const auto usable = [&](const absl::StatusOr<std::unique_ptr<TokenCache>>& cache) {
@@ -84,7 +117,7 @@ absl::StatusOr<std::unique_ptr<TokenCache>> TokenCache::Open(const TokenCacheOpt
     if (usable(cache)) return cache;
     if (absl::IsDataLoss(cache.status())) RemoveDamaged(path, cache.status());
     if (lock->valid()) RemoveLeftovers(path);
-    RETURN_IF_ERROR(BuildTokenFile(options, files, tokenizer, digest, path));
+    RETURN_IF_ERROR(BuildTokenFile(options, sources.files, tokenizer, sources.digest, path));
     cache = Map(path);
     if (usable(cache)) return cache;
   }
@@ -131,7 +164,7 @@ absl::Status TokenCache::TakeHeader() {
     return Unsound(path_, "the digests of its blocks are damaged");
   }
   notes_.assign(block_digests_ + blocks * sizeof(uint64_t), header.notes_bytes);
-  dataset_digest_ = absl::StrFormat("%016x", header.dataset_digest);
+  dataset_digest_ = Hex(header.dataset_digest);
   documents_ = static_cast<int64_t>(header.documents);
   tokens_ = static_cast<int64_t>(header.tokens);
   skipped_lines_ = header.skipped_lines;

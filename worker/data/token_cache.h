@@ -35,7 +35,8 @@ struct TokenCacheOptions {
   ProgressFunction progress;  // called on the caller's thread
   JsonlLimits limits;
   const LineEncoder* encoder = nullptr;  // null: a line is its `text`
-  std::string expected_digest;           // of the dataset; empty: any
+  // Of the dataset; empty: any. Of a folder also what earlier builds took fits (FolderRule).
+  std::string expected_digest;
   // See SourceDigestOptions.
   absl::Duration settled_after = absl::Seconds(5);
 };
