@@ -80,8 +80,10 @@ TEST_F(DataFilesTest, TakesAFoldersFilesByName) {
   fs::create_directories(dir_.File("set/deeper"));
   dir_.Write("set/b.jsonl.zst", Compressed(Line("second one")));
   dir_.Write("set/a.jsonl", Line("first one"));
+  dir_.Write("set/b.jsonl.gz", "not looked at: the .zst of its name is there");
   dir_.Write("set/c.jsonl", Line("third one"));
   dir_.Write("set/c.jsonl.gz", "not looked at: what it was unpacked to is there");
+  dir_.Write("set/c.jsonl.zst", "not looked at: what it was made of is there");
   dir_.Write("set/.hidden.jsonl", "not looked at");
   dir_.Write("set/notes.txt", "not looked at");
   dir_.Write("set/deeper/d.jsonl", "not looked at");
@@ -103,6 +105,16 @@ TEST_F(DataFilesTest, ADatasetThatBeganWithoutGzipGoesOnWithoutIt) {
   options_.expected_digest = "0123456789abcdef";
   dir_.Write("set/b.jsonl.gz", Gzip(Line("third one")));
   EXPECT_EQ(GetReason(Open({dir_.File("set")}).status()), kAnotherDataset);
+}
+
+// Builds that did not know copies trained on both.
+TEST_F(DataFilesTest, ADatasetThatBeganWithACopyKeepsIt) {
+  fs::create_directories(dir_.File("set"));
+  const std::string plain = dir_.Write("set/a.jsonl", Line("first one"));
+  const std::string copy = dir_.Write("set/a.jsonl.zst", Compressed(Line("first one")));
+  EXPECT_EQ(TextsOf({dir_.File("set")}), (std::vector<std::string>{"first one"}));
+  options_.expected_digest = DigestOf({plain, copy});
+  EXPECT_EQ(TextsOf({dir_.File("set")}), (std::vector<std::string>{"first one", "first one"}));
 }
 
 TEST_F(DataFilesTest, KeepsTheOrderOfPaths) {

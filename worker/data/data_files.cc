@@ -26,16 +26,25 @@ FileIdentity IdentityOf(const struct stat& info) {
           .inode = info.st_ino};
 }
 
+// Whether `names`, sorted, hold what the compressed file `name` was made of or was unpacked to:
+// zstd keeps its source, gunzip -k and gzip -k do. A .gz stands behind the .zst of its name.
+bool IsCopy(const std::vector<std::string>& names, std::string_view name) {
+  const std::string plain(WithoutCompression(name));
+  const auto there = [&](const std::string& other) {
+    return std::binary_search(names.begin(), names.end(), other);
+  };
+  if (plain.size() == name.size()) return false;
+  return there(plain) || (name.ends_with(".gz") && there(plain + ".zst"));
+}
+
 // Whether a file of a folder, `name` of its sorted `names`, is one of the dataset's.
 bool IsTaken(const std::vector<std::string>& names, const std::string& name, FolderRule rule,
              const std::string& folder) {
   if (name.starts_with(".") || !NamesJsonLines(name)) return false;
   if (rule == FolderRule::kBeforeGzip) return !name.ends_with(".gz");
-  if (!name.ends_with(".gz") ||
-      !std::binary_search(names.begin(), names.end(), std::string(WithoutCompression(name)))) {
-    return true;
-  }
-  MF_LOG(WARNING) << JoinPath(folder, name) << " is left out: the plain file is beside it";
+  if (!IsCopy(names, name)) return true;
+  MF_LOG(WARNING) << JoinPath(folder, name)
+                  << " is left out: a file that it is a compressed copy of lies beside it";
   return false;
 }
 

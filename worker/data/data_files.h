@@ -38,12 +38,13 @@ bool NamesJsonLines(std::string_view name);
 // Which files of a folder are a dataset's.
 enum class FolderRule {
   kCurrent,
-  kBeforeGzip,  // of builds that took no .gz of a folder
+  kBeforeGzip,  // of builds that took no .gz of a folder, and a .zst whatever was beside it
 };
 
 // Each path's file, or the folder's files of JSON lines by name; folders in it and hidden files
-// are left out, and a .gz beside the plain file of its name (gunzip -k leaves both). NOT_FOUND: a
-// path is not there. INVALID_ARGUMENT: a folder without such files, or more than 100,000 of them.
+// are left out, and so is a compressed file beside the plain one of its name, or a .gz beside its
+// .zst (compressing and unpacking may leave both), which is logged. NOT_FOUND: a path is not there.
+// INVALID_ARGUMENT: a folder without such files, or more than 100,000 of them.
 absl::StatusOr<std::vector<DataFile>> ListDataFiles(const std::vector<std::string>& paths,
                                                     FolderRule rule = FolderRule::kCurrent);
 

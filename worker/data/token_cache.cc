@@ -50,14 +50,14 @@ struct Sources {
   uint64_t digest = 0;
 };
 
-absl::StatusOr<Sources> SourcesBy(const TokenCacheOptions& options, FolderRule rule) {
-  Sources sources;
-  ASSIGN_OR_RETURN(sources.files, ListDataFiles(options.paths, rule));
-  ASSIGN_OR_RETURN(sources.digest,
-                   DigestOfFiles(sources.files, {.cache_dir = options.cache_dir,
-                                                 .progress = options.progress,
-                                                 .settled_after = options.settled_after}));
-  return sources;
+absl::StatusOr<Sources> WithDigest(const TokenCacheOptions& options,
+                                   absl::StatusOr<std::vector<DataFile>> files) {
+  RETURN_IF_ERROR(files.status());
+  ASSIGN_OR_RETURN(const uint64_t digest,
+                   DigestOfFiles(*files, {.cache_dir = options.cache_dir,
+                                          .progress = options.progress,
+                                          .settled_after = options.settled_after}));
+  return Sources{*std::move(files), digest};
 }
 
 bool SameFiles(const std::vector<DataFile>& a, const std::vector<DataFile>& b) {
@@ -69,14 +69,15 @@ bool SameFiles(const std::vector<DataFile>& a, const std::vector<DataFile>& b) {
 // of its folders, which may be other files than this one takes.
 absl::StatusOr<Sources> FindSources(const TokenCacheOptions& options) {
   const std::string& expected = options.expected_digest;
-  absl::StatusOr<Sources> sources = SourcesBy(options, FolderRule::kCurrent);
+  absl::StatusOr<Sources> sources = WithDigest(options, ListDataFiles(options.paths));
   if (expected.empty() || (sources.ok() && Hex(sources->digest) == expected)) return sources;
-  const auto earlier = ListDataFiles(options.paths, FolderRule::kBeforeGzip);
+  auto earlier = ListDataFiles(options.paths, FolderRule::kBeforeGzip);
   if (earlier.ok() && !(sources.ok() && SameFiles(*earlier, sources->files))) {
-    ASSIGN_OR_RETURN(Sources before, SourcesBy(options, FolderRule::kBeforeGzip));
+    ASSIGN_OR_RETURN(Sources before, WithDigest(options, std::move(earlier)));
     if (Hex(before.digest) == expected) {
-      MF_LOG(WARNING) << options.paths[0] << ": an earlier build began with " << before.files.size()
-                      << " files, without any .gz of a folder; it stays with these";
+      MF_LOG(WARNING) << options.paths[0] << ": the dataset began with the " << before.files.size()
+                      << " files that an earlier build took of folders, no .gz and each .zst, even "
+                         "beside the file that it is a copy of; it stays with these";
       return before;
     }
   }
