@@ -90,6 +90,30 @@ TEST(ChatOfLine, SaysWhichMessageIsWrongAndWhy) {
   }
 }
 
+// A line may be hundreds of megabytes long, and a stack is not.
+TEST(ChatOfLine, RefusesWhatIsNestedTooDeep) {
+  const auto line = [](size_t depth, const char* before, const char* after) {
+    return before + std::string(depth, '[') + std::string(depth, ']') + after;
+  };
+  constexpr char kCall[] =
+      R"({"conversations": [{"role": "assistant", "tool_calls": [{"name": "f", "arguments": {"a": )";
+  constexpr char kTools[] =
+      R"({"conversations": [{"role": "system", "content": "", "tools": [{"a": )";
+  constexpr char kText[] =
+      R"({"conversations": [{"role": "system", "content": "", "tools": "[{\"a\": )";
+  const std::pair<const char*, const char*> places[] = {
+      {kCall, "}}]}]}"}, {kTools, "}]}]}"}, {kText, "}]\"}]}"}};
+  for (const auto& [before, after] : places) {
+    EXPECT_TRUE(ChatOf(line(200, before, after)).ok()) << before;
+    const auto deep = ChatOf(line(1 << 20, before, after));
+    EXPECT_THAT(std::string(deep.status().message()), HasSubstr("nested deeper than 256 levels"));
+  }
+  const std::string brackets(300, '[');
+  EXPECT_TRUE(
+      ChatOf(R"({"conversations": [{"role": "user", "content": "\")" + brackets + R"("}]})").ok())
+      << "in a text they are text";
+}
+
 // The reference's generate_labels, for ids that spell an answer's beginning and end as 1 7 8 and
 // 2 8.
 TEST(AnswerMask, CountsWhatFollowsTheOpeningUpToAndWithTheEnd) {

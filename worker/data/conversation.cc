@@ -2,6 +2,7 @@
 
 #include <optional>
 #include <string>
+#include <string_view>
 #include <utility>
 #include <vector>
 
@@ -17,6 +18,29 @@ namespace {
 using Json = nlohmann::ordered_json;
 
 absl::Status Unusable(std::string reason) { return absl::InvalidArgumentError(std::move(reason)); }
+
+constexpr int kMaxDepth = 256;
+
+// Whether lists and objects are nested deeper than what a value's copy and dump, which call
+// themselves for each level, may take of the stack.
+bool IsTooDeep(std::string_view json) {
+  int depth = 0;
+  bool in_text = false;
+  for (size_t i = 0; i < json.size(); ++i) {
+    const char c = json[i];
+    if (c == '"') in_text = !in_text;
+    if (in_text) {
+      i += c == '\\';
+    } else if (c == '[' || c == '{') {
+      if (++depth > kMaxDepth) return true;
+    } else if (c == ']' || c == '}') {
+      --depth;
+    }
+  }
+  return false;
+}
+
+std::string TooDeep() { return absl::StrCat("nested deeper than ", kMaxDepth, " levels"); }
 
 // Null where there is none.
 const Json* Find(const Json& object, const char* key) {
@@ -38,6 +62,7 @@ const Json* FindList(const Json& object, const char* key) {
 absl::StatusOr<Json> OrderedObjectOfLine(const NumberedLine& line) {
   // The parser takes a NUL for the text's end.
   if (line.longer_than == 0 && line.text.find('\0') == std::string_view::npos) {
+    if (IsTooDeep(line.text)) return Unusable(TooDeep());
     Json json = Json::parse(line.text, nullptr, /*allow_exceptions=*/false);
     if (json.is_object()) return json;
   }
@@ -51,7 +76,9 @@ absl::StatusOr<Json> ListAt(const Json& value, const std::string& place) {
   if (!value.is_string()) {
     return Unusable(absl::StrCat(place, " is ", value.type_name(), ", must be a list or its text"));
   }
-  Json list = Json::parse(value.get_ref<const std::string&>(), nullptr, false);
+  const auto& text = value.get_ref<const std::string&>();
+  if (IsTooDeep(text)) return Unusable(absl::StrCat(place, " is ", TooDeep()));
+  Json list = Json::parse(text, nullptr, false);
   if (list.is_array()) return list;
   return Unusable(absl::StrCat(place, " is text that is no JSON list"));
 }

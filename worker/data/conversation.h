@@ -12,7 +12,8 @@ namespace mindforge {
 // `tools` (of a system message in front) and `tool_calls` are lists or, as the reference's data
 // have them, JSON text of lists; a call is {name, arguments}, perhaps inside `function`. What is
 // null or empty is as if it were not there; other fields of a message mean nothing to a template
-// and are not looked at. INVALID_ARGUMENT: why the line cannot be used, with the message at fault
+// and are not looked at. Lists and objects may be nested 256 deep. INVALID_ARGUMENT: why the line
+// cannot be used, with the message at fault
 // ("conversations[2].role is \"human\", must be …").
 absl::StatusOr<Chat> ChatOfLine(const NumberedLine& line);
 
