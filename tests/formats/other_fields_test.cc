@@ -1,6 +1,7 @@
 // Every field that some model of transformers gives a meaning: silent where it has none, refused by
 // name elsewhere.
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "gmock/gmock.h"
@@ -79,8 +80,8 @@ const Case kCases[] = {
     {"hidden_activation", {"null"}, {R"("gelu_pytorch_tanh")"}},
     {"clip_qkv", {"null"}, {"8.0"}},
     {"swiglu_limit", {"null"}, {"7.0"}},
-    {"qk_layernorm", {"false"}, {"true"}},
-    {"use_qk_norm", {"false"}, {"true"}},
+    {"qk_layernorm", {"false"}, {R"("rms")"}},
+    {"use_qk_norm", {"false"}, {"2"}},
     {"norm_type", {R"("rmsnorm")", R"("RMSNorm")"}, {R"("layernorm")"}},
     {"layer_norm_eps", {"1e-6"}, {"1e-5"}},
     {"zero_centered_gamma", {"false"}, {"true"}},
@@ -135,6 +136,18 @@ TEST(OtherFields, AreSilentWhereTheyMeanNothingAndRefusedByNameElsewhere) {
         EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument) << one.field << " " << value;
         EXPECT_THAT(std::string(status.message()), HasSubstr(std::string(one.field) + " is "));
       }
+    }
+  }
+}
+
+TEST(OtherFields, NormsOfQAndKMayBeSaidWhereTheyAreComputed) {
+  for (const char* const field : {"use_qk_norm", "qk_layernorm", "norm_qk"}) {
+    for (const char* const type : {"qwen3", "qwen3_moe", "llama", "minimind"}) {
+      Json json = Base(type);
+      json[field] = true;
+      const absl::Status status = ParseModelConfig(json, nullptr).status();
+      EXPECT_EQ(status.ok(), std::string_view(type).starts_with("qwen3"))
+          << type << " " << field << " " << status;
     }
   }
 }

@@ -71,6 +71,8 @@ bool IsInert(Inert inert, const Json& value, const ModelConfig& config) {
       return IsFlag(value, false);
     case Inert::kTrue:
       return IsFlag(value, true);
+    case Inert::kQkNorm:
+      return IsFlag(value, false) || (config.qk_norm && IsFlag(value, true));
     case Inert::kZero:
       return IsFlag(value, false) || IsEmptyValue(value);
     case Inert::kOne:

@@ -15,6 +15,7 @@ enum class Inert : uint8_t {
   kNone,           // none but null and what is empty
   kFalse,          // false, 0
   kTrue,           // true, 1
+  kQkNorm,         // false, or true where q and k are normalised
   kZero,           // 0, false, what is empty
   kOne,            // 1
   kNoList,         // an empty list

@@ -120,7 +120,7 @@ constexpr Group kFields[] = {
      "hidden_activation mlp_hidden_act"},
     {Inert::kNone, "the MLP is gated by silu alone",
      "activation_sparsity_pattern clip_qkv swiglu_alpha swiglu_limit"},
-    {Inert::kFalse, "q and k are normalised where q_norm and k_norm weights are there",
+    {Inert::kQkNorm, "q and k are normalised where q_norm and k_norm weights are there",
      "key_layernorm norm_qk qk_layer_norm qk_layernorm query_layernorm use_qk_layernorm "
      "use_qk_norm use_query_key_norm"},
     {Inert::kNone, "q and k are normalised by RMSNorm over a head", "qk_norm_eps qk_norm_type"},
