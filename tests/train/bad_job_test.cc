@@ -2,6 +2,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <filesystem>
 #include <fstream>
 #include <functional>
 #include <string>
@@ -167,6 +168,21 @@ TEST(AJobThatHasBegun, WaitsForItsBuildWhereThisOneRefusesLinesOfItsData) {
   EXPECT_EQ(failure.kind(), v1::FAILURE_KIND_WORKER) << failure.message();
   EXPECT_THAT(failure.message(), AllOf(HasSubstr("line 44: not UTF-8"),
                                        HasSubstr("run the earlier build, and the job goes on")));
+}
+
+// Storage that fails for a moment is neither the job's fault nor the device's.
+TEST(AJobThatBegins, WaitsWhereItsDataCannotBeRead) {
+  const TestFolder folder;
+  v1::StartTraining start = TinyJob(folder);
+  std::filesystem::create_directory(folder / "set");
+  WriteCorpus(folder / "set/a.jsonl", 43);
+  std::filesystem::create_symlink(folder / "set/b.jsonl", folder / "set/b.jsonl");  // ELOOP
+  start.mutable_spec()->mutable_data()->set_path(folder / "set");
+  TrainerGroup group(start, 1);
+  EXPECT_EQ(group.rank(0).Wait().code, 1);
+  const auto failure = group.rank(0).reports().failure.value_or(v1::TrainerFailure());
+  EXPECT_EQ(failure.kind(), v1::FAILURE_KIND_WORKER) << failure.message();
+  EXPECT_THAT(failure.message(), HasSubstr("set/b.jsonl"));
 }
 
 TEST(MalformedLines, AreSkippedAndCountedWhenTheJobSaysSo) {

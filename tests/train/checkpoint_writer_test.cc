@@ -8,8 +8,10 @@
 #include <memory>
 #include <vector>
 
+#include "tests/fakes/file_size_limit.h"
 #include "tests/fakes/recording_progress_sink.h"
 #include "tests/train/training_job.h"
+#include "worker/train/failure.h"
 #include "worker/train/parameters_io.h"
 
 namespace mindforge {
@@ -105,13 +107,25 @@ TEST_F(CheckpointWriterTest, SaysWhyOneWasNotWrittenAndTriesTheNext) {
   std::ofstream(folder_ / "file") << "x";
   CheckpointWriter writer({.dir = folder_ / "file"}, *model_, optimizer_, clock_, sink_);
   writer.Start(StateOf(3), false);
-  EXPECT_FALSE(writer.Finish().ok());
+  const absl::Status refused = writer.Finish();
+  EXPECT_EQ(ClassifyFailure(refused), FailureClass::kWorker) << refused;
   ASSERT_THAT(sink_.logs(), SizeIs(1));
   EXPECT_THAT(sink_.logs()[0], HasSubstr("checkpoint of step 3 was not written"));
   ASSERT_EQ(sink_.failed().size(), 1u);
   EXPECT_EQ(sink_.failed()[0].first, 3);
   std::filesystem::remove(folder_ / "file");
   writer.Start(StateOf(4), false);
+  EXPECT_TRUE(writer.Finish().ok());
+}
+
+TEST_F(CheckpointWriterTest, ADiskThatIsFullIsNotTheDevicesFault) {
+  CheckpointWriter writer({.dir = folder_ / "c"}, *model_, optimizer_, clock_, sink_);
+  {
+    const FileSizeLimit limit(500);
+    writer.Start(StateOf(3), /*final=*/true);
+    EXPECT_EQ(ClassifyFailure(writer.Finish()), FailureClass::kWorker) << writer.Finish();
+  }
+  writer.Start(StateOf(4), /*final=*/true);
   EXPECT_TRUE(writer.Finish().ok());
 }
 

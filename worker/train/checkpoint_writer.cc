@@ -11,6 +11,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "common/net.h"
 #include "common/status_macros.h"
 #include "worker/train/failure.h"
 #include "worker/train/parameters_io.h"
@@ -30,6 +31,14 @@ void CopyToHost(const at::Tensor& from, const at::Tensor& to) {
   }
   // Not copy_: it would start a second team of threads beside the one that trains.
   std::memcpy(to.mutable_data_ptr(), from.const_data_ptr(), from.nbytes());
+}
+
+// A disk that is full or fails is no fault of the device.
+absl::Status OfStorage(const absl::Status& status) {
+  if (status.ok()) return status;
+  return WorkerUnfit(absl::StrCat("checkpoint.dir on ", HostName(), ": ",
+                                  std::string(status.message()),
+                                  "; make room or mend it there, and the job goes on"));
 }
 
 }  // namespace
@@ -111,7 +120,8 @@ void CheckpointWriter::Run() {
       copied_ = true;
       changed_.SignalAll();
     }
-    if (status.ok()) status = Write(request);
+    const bool copied = status.ok();
+    if (copied) status = Write(request);
     if (!status.ok()) {
       sink_.OnLog(LogSeverity::kERROR,
                   absl::StrCat("checkpoint of step ", request.state.step,
@@ -121,7 +131,7 @@ void CheckpointWriter::Run() {
     }
     MutexLock lock(mutex_);
     if (status.ok()) written_step_ = request.state.step;
-    last_ = std::move(status);
+    last_ = copied ? OfStorage(status) : status;
     idle_ = true;
     changed_.SignalAll();
   }

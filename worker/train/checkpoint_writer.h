@@ -49,7 +49,8 @@ class CheckpointWriter {
   // Waits until weights and moments may change again; returns for how long.
   absl::Duration WaitForCopy();
 
-  // Waits for the write under way. The error of the last one, if it failed.
+  // Waits for the write under way. The error of the last one, if it failed: WORKER_UNFIT
+  // (failure.h) when it was the storage's.
   absl::Status Finish();
 
   // The newest step whose checkpoint is durable; -1: none of this writer's.

@@ -184,6 +184,10 @@ absl::StatusOr<std::unique_ptr<Dataset>> OpenDataset(const TrainOptions& options
 // build it began with, whose rows it must go on with. Of a job that begins, what the data is
 // refused for is the user's.
 absl::Status OfThisWorker(const TrainOptions& options, const absl::Status& status) {
+  // A file that cannot be read or that changes meanwhile, a full disk: nothing of the device's.
+  if (ClassifyFailure(status) == FailureClass::kInternal) {
+    return WorkerUnfit(absl::StrCat("on ", HostName(), ": ", std::string(status.message())));
+  }
   const bool begun = !options.dataset_digest.empty();
   const bool unusable = GetReason(status) == kUnusableData;
   if (unusable && !begun) return BlameField(status, FieldAtFault(options.data, status));

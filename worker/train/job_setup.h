@@ -33,7 +33,8 @@ struct JobSetup {
 // Opens the data (tokenizing it when nobody has), checks model and data against each other, and
 // reports progress. INVALID_ARGUMENT names the job file's fields at fault. WORKER_UNFIT
 // (failure.h): the job has begun, and this worker does not see the data it began with, or this
-// build refuses some of it; or the token cache has no room here.
+// build refuses some of it; or the data cannot be read, or the token cache written, for a reason
+// that may pass.
 absl::StatusOr<JobSetup> SetUpJob(const TrainOptions& options, ProgressSink& sink);
 
 }  // namespace mindforge

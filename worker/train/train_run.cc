@@ -231,8 +231,11 @@ absl::Status TrainRun::Impl::RollBack(int64_t step, const StepResult& result) {
   std::vector<CheckpointFolder> points;
   if (writer_ != nullptr) {
     writer_->Finish().IgnoreError();  // it has logged
-    ASSIGN_OR_RETURN(points,
-                     RollbackPoints(options_.checkpoint_dir, step, options_.checkpoint_every));
+    auto found = RollbackPoints(options_.checkpoint_dir, step, options_.checkpoint_every);
+    if (!found.ok()) {
+      return WorkerUnfit(absl::StrCat("checkpoint.dir: ", std::string(found.status().message())));
+    }
+    points = *std::move(found);
   }
   ASSIGN_OR_RETURN(const StartingPoint start, RestoreOrInitialize(options_, points, setup_, *model_,
                                                                   *optimizer_, *group_, sink_));
