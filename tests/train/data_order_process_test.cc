@@ -4,6 +4,8 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <filesystem>
+#include <fstream>
 
 #include "nlohmann/json.hpp"
 #include "tests/train/trained.h"
@@ -50,6 +52,27 @@ TEST(Epochs, EveryEpochConsumesAllSequencesInAnotherOrder) {
     return last.sequences_by_rank(0) + last.sequences_by_rank(1);
   };
   for (size_t epoch = 0; epoch < 3; ++epoch) EXPECT_EQ(last_steps(epoch), 3);
+}
+
+// Builds that did not look into tokenizer_config.json made their rows with MiniMind's ids.
+TEST(Rows, OfAJobThatGoesOnKeepTheIdsThatItBeganWith) {
+  const TestFolder folder;
+  v1::StartTraining start = TinyJob(folder);
+  start.mutable_spec()->mutable_data()->set_packing(true);
+  start.mutable_spec()->mutable_checkpoint()->set_every_steps(2);
+  std::filesystem::copy(TestTokenizer(), folder / "tokenizer");
+  start.mutable_spec()->mutable_data()->set_tokenizer(folder / "tokenizer");
+  const Trained whole = Train(start, 1, "whole", folder);
+  const std::string config = folder / "tokenizer/tokenizer_config.json";
+  nlohmann::json other = nlohmann::json::parse(ReadAll(config));
+  other["eos_token"] = "<|im_start|>";
+  other["pad_token"] = "<|im_end|>";
+  std::ofstream(config) << other;
+  *start.add_resume_points() = PointOf(whole.rank0.checkpoints[0]);
+  start.set_dataset_digest(whole.rank0.states.back().dataset_digest());
+  const Trained resumed = Train(start, 1, "resumed", folder);
+  EXPECT_EQ(resumed.rank0.steps.front().step(), 3);
+  EXPECT_TRUE(resumed.SameBits(whole));
 }
 
 TEST(Validation, HasTheSameBitsAtEveryWorldSizeAndIsKept) {

@@ -141,6 +141,24 @@ void TellSkipped(const Dataset& dataset, ProgressSink& sink) {
   }
 }
 
+// A job goes on with the ids that its rows were made with so far, whatever the tokenizer's folder
+// says: earlier builds did not look there.
+void KeepIds(const TrainOptions& options, DatasetOptions& dataset) {
+  for (const CheckpointFolder& point : options.resume_points) {
+    const absl::StatusOr<CheckpointState> state = ReadCheckpointState(point.path);
+    // Whoever loads it says why.
+    if (!state.ok() || !state->config.contains("model")) continue;
+    const nlohmann::json& model = state->config.at("model");
+    for (const auto& [name, id] :
+         {std::pair{"pad_token_id", &dataset.pad_id}, std::pair{"bos_token_id", &dataset.bos_id},
+          std::pair{"eos_token_id", &dataset.eos_id}}) {
+      const auto was = model.find(name);
+      if (was != model.end() && was->is_number_integer()) *id = was->get<int64_t>();
+    }
+    return;
+  }
+}
+
 absl::StatusOr<std::unique_ptr<Dataset>> OpenDataset(const TrainOptions& options,
                                                      ProgressSink& sink) {
   RETURN_IF_ERROR(CheckPaths(options.data));
@@ -156,6 +174,7 @@ absl::StatusOr<std::unique_ptr<Dataset>> OpenDataset(const TrainOptions& options
                             .drop_empty_think_fraction = options.data.drop_empty_think_fraction,
                             .seed = options.recipe.seed};
   }
+  KeepIds(options, dataset);
   dataset.more_paths = options.data.more_paths;
   dataset.expected_digest = options.dataset_digest;
   if (options.data.skip_malformed_lines) dataset.malformed = MalformedLines::kSkip;

@@ -63,19 +63,30 @@ absl::StatusOr<std::optional<LoadedCheckpoint>> TryLoad(const CheckpointFolder& 
   return std::optional<LoadedCheckpoint>();
 }
 
+// What differs of two settings' members: "eos_token_id 2, the job's files now give 1". Nothing
+// where the checkpoint does not say it.
+std::string Difference(const nlohmann::json& was, const nlohmann::json& is, const char* name) {
+  const auto said = was.find(name);
+  if (said == was.end() || *said == is.at(name)) return "";
+  return absl::StrCat(name, " ", said->dump(), ", the job's files now give ", is.at(name).dump());
+}
+
 // OK when the data gives the rows that the checkpoint's steps were made of: the same files read
 // with another tokenizer, or by a build that leaves out other lines, would go on with other rows,
 // or with rows that were trained already.
 absl::Status CheckRows(const CheckpointFolder& folder, const CheckpointState& state,
                        const JobSetup& setup) {
+  const nlohmann::json& was = state.config;
+  const nlohmann::json model = was.contains("model") ? was.at("model") : nlohmann::json();
   // Checkpoints of earlier builds tell of the rows by the number of steps alone.
-  const bool tells = state.config.contains("sequences");
-  for (const char* const name : {tells ? "sequences" : "total_steps", "tokenizer"}) {
-    const auto was = state.config.find(name);
-    if (was == state.config.end() || *was == setup.settings.at(name)) continue;
+  for (const std::string& difference :
+       {Difference(was, setup.settings, was.contains("sequences") ? "sequences" : "total_steps"),
+        Difference(was, setup.settings, "tokenizer"),
+        Difference(model, setup.settings.at("model"), "pad_token_id"),
+        Difference(model, setup.settings.at("model"), "eos_token_id")}) {
+    if (difference.empty()) continue;
     return WorkerUnfit(absl::StrCat(
-        "checkpoint ", folder.path, " was made with ", name, " ", was->dump(),
-        ", the job's files now give ", setup.settings.at(name).dump(), " on ", HostName(),
+        "checkpoint ", folder.path, " was made with ", difference, " on ", HostName(),
         ": the tokenizer was changed, or this build reads lines that the earlier one did not (text "
         "that is not UTF-8, say); put the tokenizer back or run the earlier build, and the job "
         "goes on, or submit a new job with init_from"));
