@@ -198,6 +198,19 @@ TEST(Devices, ReadsCudaVisibleDevicesAsCudaDoes) {
   for (const char* none : {"", "-1", "NoDevFiles", "none"}) EXPECT_EQ(visible(none), "") << none;
 }
 
+TEST(Devices, FindsVisibleDevicesByUuid) {
+  const std::vector<Hardware::Gpu> all = {{.model = "A", .uuids = {"GPU-12ab"}},
+                                          {.model = "B", .uuids = {"GPU-34cd", "MIG-5", "MIG-6"}}};
+  const auto visible = [&](const char* value) {
+    std::string models;
+    for (const Hardware::Gpu& gpu : VisibleGpus(all, value)) models += gpu.model;
+    return models;
+  };
+  EXPECT_EQ(visible("GPU-34,GPU-12ab"), "BA");
+  EXPECT_EQ(visible("MIG-6"), "B");
+  EXPECT_EQ(visible("1,GPU-99,0"), "B");
+}
+
 TEST(Advertise, IsAnAddressOfThisMachine) {
   EXPECT_TRUE(CheckAdvertise({.coordinator = "c:1", .advertise = "127.0.0.1"}).ok());
   for (const char* bad : {"192.0.2.1", "0.0.0.0", "::", "no.such.host.invalid"}) {

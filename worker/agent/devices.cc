@@ -62,12 +62,33 @@ class Nvml {
       gpu.model = name;
       gpu.memory_bytes = static_cast<int64_t>(memory.total);
       if (capability_of) capability_of(handle, &gpu.major, &gpu.minor);
+      gpu.uuids = UuidsOf(handle);
       gpus.push_back(std::move(gpu));
     }
     return gpus;
   }
 
  private:
+  std::vector<std::string> UuidsOf(void* handle) const {
+    std::vector<std::string> uuids;
+    const auto uuid_of = Find<int (*)(void*, char*, unsigned)>("nvmlDeviceGetUUID");
+    const auto count_of = Find<int (*)(void*, unsigned*)>("nvmlDeviceGetMaxMigDeviceCount");
+    const auto part_of =
+        Find<int (*)(void*, unsigned, void**)>("nvmlDeviceGetMigDeviceHandleByIndex");
+    const auto add = [&](void* device) {
+      char uuid[96] = {};
+      if (uuid_of && uuid_of(device, uuid, sizeof(uuid)) == 0) uuids.push_back(uuid);
+    };
+    add(handle);
+    unsigned count = 0;
+    if (!count_of || !part_of || count_of(handle, &count) != 0) return uuids;
+    for (unsigned i = 0; i < std::min<unsigned>(count, kMaxGpus); ++i) {
+      void* part = nullptr;
+      if (part_of(handle, i, &part) == 0) add(part);
+    }
+    return uuids;
+  }
+
   template <typename Function>
   Function Find(const char* name) const {
     return library_ == nullptr ? nullptr : reinterpret_cast<Function>(dlsym(library_, name));
@@ -111,6 +132,23 @@ v1::Device CudaDevice(int index, const Hardware::Gpu& gpu, int threads) {
   return device;
 }
 
+// What one entry of CUDA_VISIBLE_DEVICES means: an index, or the beginning of a UUID. Null when
+// there is no such device.
+const Hardware::Gpu* FindVisible(const std::vector<Hardware::Gpu>& all, absl::string_view entry) {
+  size_t index = 0;
+  if (absl::SimpleAtoi(entry, &index)) return index < all.size() ? &all[index] : nullptr;
+  if (!absl::StartsWith(entry, "GPU-") && !absl::StartsWith(entry, "MIG-")) return nullptr;
+  for (const Hardware::Gpu& gpu : all) {
+    for (const std::string& uuid : gpu.uuids) {
+      if (absl::StartsWith(uuid, entry)) return &gpu;
+    }
+  }
+  // Where the driver does not tell them, and parts have names of several forms, all are taken to be
+  // of one model.
+  const bool known = absl::StartsWith(entry, "GPU-") && !all.empty() && !all.front().uuids.empty();
+  return all.empty() || known ? nullptr : &all.front();
+}
+
 }  // namespace
 
 std::vector<Hardware::Gpu> VisibleGpus(const std::vector<Hardware::Gpu>& all, const char* visible) {
@@ -118,13 +156,10 @@ std::vector<Hardware::Gpu> VisibleGpus(const std::vector<Hardware::Gpu>& all, co
   std::vector<Hardware::Gpu> gpus;
   for (const auto& part : absl::StrSplit(visible, ',')) {
     const absl::string_view entry = absl::StripAsciiWhitespace(part);
-    size_t index = 0;
-    const bool is_number = absl::SimpleAtoi(entry, &index);
-    const bool is_uuid = absl::StartsWith(entry, "GPU-") || absl::StartsWith(entry, "MIG-");
+    const Hardware::Gpu* const gpu = FindVisible(all, entry);
     // As CUDA does: what follows anything else (-1, say) is not visible either.
-    if (all.empty() || (is_number ? index >= all.size() : !is_uuid)) break;
-    // By UUID: which one it is does not matter here when all are of one model.
-    gpus.push_back(is_number ? all[index] : all.front());
+    if (gpu == nullptr) break;
+    gpus.push_back(*gpu);
   }
   return gpus;
 }

@@ -28,6 +28,8 @@ struct Hardware {
     int64_t memory_bytes = 0;
     int major = 0;  // compute capability
     int minor = 0;
+    // "GPU-…", then one "MIG-…" for each part that it is divided into; empty when not known.
+    std::vector<std::string> uuids;
   };
   CpuFacts cpu;
   int cores = 1;

@@ -21,12 +21,15 @@ static_assert(static_cast<int>(CpuColumn::kAvx2) == static_cast<int>(CpuIsa::kAv
 static_assert(static_cast<int>(CpuColumn::kAvx512) == static_cast<int>(CpuIsa::kAvx512));
 static_assert(static_cast<int>(CpuColumn::kAvx512Bf16) == static_cast<int>(CpuIsa::kAvx512Bf16));
 
+// The model by the name that the agent gave it: CUDA may have another one for the same device.
 GpuFacts FindGpuFacts(const TrainDevice& device) {
   GpuFacts facts{.model = device.model};
 #ifdef MINDFORGE_CUDA
   cudaDeviceProp properties;
   if (cudaGetDeviceProperties(&properties, device.cuda_index) == cudaSuccess) {
-    facts = {properties.name, properties.major, properties.minor};
+    if (facts.model.empty()) facts.model = properties.name;
+    facts.major = properties.major;
+    facts.minor = properties.minor;
   }
 #endif
   return facts;
