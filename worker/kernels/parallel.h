@@ -14,6 +14,7 @@ struct Parallel {
   using Task = void (*)(void* context, int64_t index);
   void (*run)(void* self, int64_t count, Task task, void* context) = nullptr;
   void* self = nullptr;
+  void* stream = nullptr;  // device columns: the cudaStream_t that work is enqueued on
 
   // Calls f(i) for each 0 <= i < count.
   template <typename Function>

@@ -1,7 +1,10 @@
-// Elementwise, normalisation, loss, optimizer and attention kernels of training on the CPU, behind
-// plain functions over raw pointers. Torch-free. Each exists once per instruction set and is chosen
+// Elementwise, normalisation, loss, optimizer and attention kernels of training, behind plain
+// functions over raw pointers: one table with a column of the CPU's and one of CUDA's
+// (cuda/train_kernels_cuda.h). Torch-free. The CPU's exist once per instruction set and are chosen
 // at run time. All cut their work into tasks by shape alone and reduce in a fixed order: on one
-// instruction set the bits are the same for every number of threads.
+// instruction set or device the bits are the same for every number of threads or multiprocessors.
+// A device's functions only enqueue, on Parallel's stream: every pointer is the device's, those in
+// shapes too, but for a DropoutSite's. They neither wait nor allocate.
 #pragma once
 
 #include <stdint.h>
@@ -12,6 +15,10 @@ namespace mindforge {
 
 // Storage of a bfloat16; conversions round to nearest even.
 struct Bf16 {
+  uint16_t bits;
+};
+// Storage of a float16, for devices alone; conversions round to nearest even.
+struct Half {
   uint16_t bits;
 };
 
@@ -53,6 +60,7 @@ struct AttentionShape {
   int64_t out_stride = 0;  // of out and its gradient
   // [batch + 1]: the token each row starts at, rows lying end to end; null: all are `length` long.
   const int64_t* starts = nullptr;
+  int64_t tokens = 0;  // of all rows; needed where `starts` is the device's
   // [tokens]: the first key each query may see, counted from its row's start, non-decreasing in a
   // row; null: 0.
   const int32_t* first_key = nullptr;
