@@ -11,11 +11,20 @@ TrainKernels<T> MakeCudaTrainKernels() {
   k.add_norm = cuda::AddNorm<T>;
   k.norm_backward = cuda::NormBackward<T>;
   k.rope = cuda::Rope<T>;
+  k.qk_norm = cuda::QkNorm<T>;
+  k.qk_norm_backward = cuda::QkNormBackward<T>;
   k.swiglu = cuda::SwiGlu<T>;
   k.swiglu_backward = cuda::SwiGluBackward<T>;
+  k.dropout = cuda::Dropout<T>;
+  k.route = cuda::Route<T>;
+  k.gather_rows = cuda::GatherRows<T>;
+  k.combine_rows = cuda::CombineRows<T>;
+  k.route_backward = cuda::RouteBackward;
+  k.router_weight_gradient = cuda::RouterWeightGradient<T>;
   k.cross_entropy = cuda::CrossEntropy<T>;
   k.from_float = cuda::FromFloat<T>;
   k.to_float = cuda::ConvertToFloat<T>;
+  k.dropout_scores = cuda::DropoutScores;
   return k;
 }
 
