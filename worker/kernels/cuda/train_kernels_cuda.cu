@@ -1,3 +1,4 @@
+#include "worker/kernels/cuda/attention.h"
 #include "worker/kernels/cuda/kernels.h"
 #include "worker/kernels/cuda/train_kernels_cuda.h"
 
@@ -24,6 +25,10 @@ TrainKernels<T> MakeCudaTrainKernels() {
   k.cross_entropy = cuda::CrossEntropy<T>;
   k.from_float = cuda::FromFloat<T>;
   k.to_float = cuda::ConvertToFloat<T>;
+  k.attention_workspace = CudaAttentionWorkspace<T>;
+  k.attention_backward_workspace = CudaAttentionBackwardWorkspace<T>;
+  k.attention = CudaAttention<T>;
+  k.attention_backward = CudaAttentionBackward<T>;
   k.dropout_scores = cuda::DropoutScores;
   return k;
 }
