@@ -59,10 +59,12 @@ if(MINDFORGE_CUDA)
     endif()
   endforeach()
   target_compile_definitions(libtorch INTERFACE USE_C10D_NCCL MINDFORGE_CUDA)
-  target_include_directories(libtorch SYSTEM INTERFACE
-    "${cuda_root}/include" "${cuda_root}/include/cccl" "${MINDFORGE_NVIDIA}/nccl/include")
-  target_link_directories(libtorch INTERFACE "${cuda_root}/lib")
+  add_library(cudart INTERFACE)
+  target_include_directories(cudart SYSTEM INTERFACE
+    "${cuda_root}/include" "${cuda_root}/include/cccl")
+  target_link_directories(cudart INTERFACE "${cuda_root}/lib")
+  target_link_libraries(cudart INTERFACE -l:libcudart.so.13 "-Wl,-rpath,${cuda_root}/lib")
+  target_include_directories(libtorch SYSTEM INTERFACE "${MINDFORGE_NVIDIA}/nccl/include")
   target_link_libraries(libtorch INTERFACE
-    "-Wl,--push-state,--no-as-needed,-ltorch_cuda,-lc10_cuda,--pop-state" -l:libcudart.so.13
-    "-Wl,-rpath,${cuda_root}/lib")
+    "-Wl,--push-state,--no-as-needed,-ltorch_cuda,-lc10_cuda,--pop-state" cudart)
 endif()

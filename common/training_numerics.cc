@@ -14,7 +14,7 @@ namespace mindforge {
 extern const char kTrainFloat32Numerics[] = "train-f32-1";
 extern const char kTrainBfloat16Numerics[] = "train-bf16-1";
 extern const char kTrainFloat16Numerics[] = "train-f16-1";
-extern const char kTrainCudaNumerics[] = "train-cuda-1";
+extern const char kTrainCudaNumerics[] = "train-cuda-2";
 extern const char kNumericsLibTorch[] = "torch-2.11.0";
 extern const char kKernelBuild[] = MINDFORGE_KERNEL_BUILD;
 
@@ -131,7 +131,7 @@ std::vector<TrainingNumerics> CudaTrainingNumerics(const GpuFacts& gpu) {
     all.push_back({dtype,
                    absl::StrCat("cuda/", gpu.model, "/sm_", gpu.major, gpu.minor, "/",
                                 kTrainCudaNumerics, "/", kNumericsLibTorch, "+cu130/", dtype),
-                   {LegacyCudaSignature(gpu)}});
+                   /*former_names=*/{}});
   }
   return all;
 }

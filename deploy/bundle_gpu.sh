@@ -8,6 +8,10 @@
 # the programs use (PYTHON names it; default python3). There:
 #
 #   . FOLDER/env.sh && FOLDER/bin/mindforge-coordinator ...
+#
+# MINDFORGE_BUNDLE_EXTRA names other programs of the build to take along, tests too (they look for their
+# data in MINDFORGE_TEST_DATA): "mindforge_bench_train model_gpu_test", say. MINDFORGE_BUNDLE_PROGRAMS
+# in place of the programs above.
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 cd "$root"
@@ -23,13 +27,15 @@ if [[ $libtorch == "$root/.deps/libtorch" ]]; then
   cmake/fetch_libtorch.sh --cuda
 fi
 cmake --preset cuda "-DMINDFORGE_LIBTORCH=$libtorch" > /dev/null
-programs=(mindforge-coordinator mindforge-worker mindforge-trainer mindforge-inference mindforge)
-cmake --build build/cuda --target "${programs[@]}" ${MINDFORGE_BUNDLE_EXTRA:-}
+all='mindforge-coordinator mindforge-worker mindforge-trainer mindforge-inference mindforge'
+read -ra programs <<< "${MINDFORGE_BUNDLE_PROGRAMS:-$all} ${MINDFORGE_BUNDLE_EXTRA:-}"
+cmake --build build/cuda --target "${programs[@]}"
 
 rm -rf "$out/bin" "$out/lib" "$out/env.sh"
 mkdir -p "$out/bin" "$out/lib"
-for program in "${programs[@]}" ${MINDFORGE_BUNDLE_EXTRA:-}; do
+for program in "${programs[@]}"; do
   file=build/cuda/bin/$program
+  if [[ ! -e $file ]]; then file=build/cuda/tests/$program; fi
   cp "$file" "$out/bin/"
   strip "$out/bin/$program"
   # Everything but the C library, the driver and what comes with torch.

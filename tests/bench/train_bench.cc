@@ -3,9 +3,16 @@
 // or of MoE, 512 wide, 95 M, as tests/bench/train_moe_peer.py does it.
 //
 //   mindforge_bench_train float32|bfloat16|float16 [steps] [batch] [length] [cpu|cuda]
-//                         [dense|moe|moe_small]
+//                         [dense|moe|moe_small] [table|aten] [kernels]
+//
+// aten: the model composed of LibTorch's operators. kernels: afterwards, on a GPU, where one step's
+// time goes, kernel by kernel.
 #include <ATen/Functions.h>
 #include <ATen/Parallel.h>
+
+#ifdef MINDFORGE_CUDA
+#include <c10/cuda/CUDACachingAllocator.h>
+#endif
 
 #include <chrono>
 #include <cstdio>
@@ -15,7 +22,9 @@
 #include <string>
 #include <vector>
 
+#include "tests/bench/kernel_times.h"
 #include "worker/model/adamw.h"
+#include "worker/model/aten_minimind.h"
 #include "worker/model/minimind.h"
 #include "worker/model/schedule.h"
 
@@ -24,9 +33,33 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
-int Bench(const ModelConfig& config, ComputeDtype compute, int64_t steps, int64_t batch,
-          int64_t length, c10::Device device) {
-  auto created = Minimind::Create(config, device, {compute, AttentionPath::kFused});
+struct Run {
+  ComputeDtype compute = ComputeDtype::kFloat32;
+  int64_t steps = 3, batch = 4, length = 512;
+  c10::Device device = c10::Device(c10::kCPU);
+  bool aten = false;
+  bool kernels = false;
+};
+
+absl::StatusOr<std::unique_ptr<Minimind>> Make(const ModelConfig& config, const Run& run) {
+  const MinimindOptions options{run.compute, AttentionPath::kFused};
+  if (run.aten) return MakeAtenMinimind(config, run.device, options);
+  return Minimind::Create(config, run.device, options);
+}
+
+void PrintMemory(c10::Device device) {
+#ifdef MINDFORGE_CUDA
+  if (device.is_cuda()) {
+    const auto stats = c10::cuda::CUDACachingAllocator::getDeviceStats(device.index());
+    std::fprintf(stderr, "at most %.2f GiB of the device allocated\n",
+                 static_cast<double>(stats.allocated_bytes[0].peak) / (1 << 30));
+  }
+#endif
+  (void)device;
+}
+
+int Bench(const ModelConfig& config, const Run& run) {
+  auto created = Make(config, run);
   if (!created.ok()) {
     std::fprintf(stderr, "%s\n", std::string(created.status().message()).c_str());
     return 1;
@@ -34,27 +67,28 @@ int Bench(const ModelConfig& config, ComputeDtype compute, int64_t steps, int64_
   const std::unique_ptr<Minimind> model = std::move(created).value();
   model->InitializeWeights(1);
   AdamW optimizer(model->parameter_count(), model->device(), {});
-  const at::Tensor gradient = at::empty({model->parameter_count()}, device);
-  const at::Tensor tokens = at::randint(config.vocab_size, {batch, length + 1}, at::kLong);
+  const at::Tensor gradient = at::empty({model->parameter_count()}, run.device);
+  const at::Tensor tokens = at::randint(config.vocab_size, {run.batch, run.length + 1}, at::kLong);
   Microbatch microbatch;
-  microbatch.input_ids = tokens.narrow(1, 0, length).contiguous();
-  microbatch.targets = tokens.narrow(1, 1, length).contiguous();
-  microbatch.mask = at::ones({batch, length}, at::kByte);
+  microbatch.input_ids = tokens.narrow(1, 0, run.length).contiguous();
+  microbatch.targets = tokens.narrow(1, 1, run.length).contiguous();
+  microbatch.mask = at::ones({run.batch, run.length}, at::kByte);
   double loss = 0;
-  for (int64_t s = 1; s <= steps + 1; ++s) {  // the first step warms up
+  const auto step = [&](int64_t s) {
+    const at::Tensor result = model->ForwardBackward(microbatch, gradient).value();
+    const AdamWStep update{s, CosineLearningRate(5e-4, s, run.steps + 1), 1.0};
+    optimizer.Step(update, gradient, model->flat_parameters(), model->compute_parameters());
+    loss = result.item<double>();
+  };
+  for (int64_t s = 1; s <= run.steps + 1; ++s) {  // the first step warms up
     const auto begin = Clock::now();
-    const auto result = model->ForwardBackward(microbatch, gradient);
-    if (!result.ok()) {
-      std::fprintf(stderr, "%s\n", std::string(result.status().message()).c_str());
-      return 1;
-    }
-    loss = result->item<double>();
-    const AdamWStep step{s, CosineLearningRate(5e-4, s, steps + 1), 1.0};
-    optimizer.Step(step, gradient, model->flat_parameters(), model->compute_parameters());
+    step(s);
     const std::chrono::duration<double> took = Clock::now() - begin;
-    if (s > 1) std::printf("%.1f\n", static_cast<double>(batch * length) / took.count());
+    if (s > 1) std::printf("%.1f\n", static_cast<double>(run.batch * run.length) / took.count());
   }
   std::fprintf(stderr, "loss %.4f, %d threads\n", loss, at::get_num_threads());
+  PrintMemory(run.device);
+  if (run.kernels) bench::PrintKernelTimes([&] { step(run.steps + 1); });
   return 0;
 }
 
@@ -71,7 +105,7 @@ int main(int argc, char** argv) {
   if (dtype == dtypes.end() || (kind != "dense" && kind != "moe" && kind != "moe_small")) {
     std::fprintf(stderr,
                  "usage: mindforge_bench_train float32|bfloat16|float16 [steps] [batch] [length]"
-                 " [cpu|cuda] [dense|moe|moe_small]\n");
+                 " [cpu|cuda] [dense|moe|moe_small] [table|aten] [kernels]\n");
     return 2;
   }
   const auto number = [&](int i, int64_t fallback) {
@@ -80,6 +114,14 @@ int main(int argc, char** argv) {
   mindforge::ModelConfig config;  // the defaults are the 26 M model
   config.use_moe = kind != "dense";
   if (kind == "moe") config.hidden_size = 640;
-  return mindforge::Bench(config, dtype->second, number(2, 3), number(3, 4), number(4, 512),
-                          c10::Device(argc > 5 ? argv[5] : "cpu"));
+  mindforge::Run run;
+  run.compute = dtype->second;
+  run.steps = number(2, 3);
+  run.batch = number(3, 4);
+  run.length = number(4, 512);
+  const std::string device = argc > 5 ? argv[5] : "cpu";
+  run.device = c10::Device(device == "cuda" ? "cuda:0" : device);
+  run.aten = argc > 7 && std::string(argv[7]) == "aten";
+  run.kernels = argc > 8 && std::string(argv[8]) == "kernels";
+  return mindforge::Bench(config, run);
 }

@@ -82,6 +82,23 @@ Microbatch RandomMicrobatch(const ModelConfig& config, bool documents) {
   return m;
 }
 
+// Few and scattered targets, rows of different useful lengths, one without any: most logits are not
+// needed.
+Microbatch SparseMicrobatch(const ModelConfig& config, bool documents) {
+  Microbatch m = RandomMicrobatch(config, documents);
+  m.mask.zero_();
+  auto* mask = static_cast<uint8_t*>(m.mask.mutable_data_ptr());
+  for (int64_t row = 0; row < 3; ++row) {
+    for (int64_t i = row; i < 60 * row + 71; i += 7) mask[row * 200 + i] = 1;
+  }
+  return m;
+}
+
+std::vector<Microbatch> Microbatches(const ModelConfig& config) {
+  return {RandomMicrobatch(config, /*documents=*/false), RandomMicrobatch(config, true),
+          SparseMicrobatch(config, /*documents=*/false), SparseMicrobatch(config, true)};
+}
+
 double Cosine(const at::Tensor& a, const at::Tensor& b) {
   return (a * b).sum().item<double>() / (a.norm() * b.norm()).item<double>();
 }
@@ -92,9 +109,11 @@ class GpuTest : public ::testing::Test {
     if (!at::hasCUDA()) GTEST_SKIP() << "SKIPPED: this machine or build has no GPU";
   }
   static std::unique_ptr<Minimind> Make(const Kind& kind, c10::Device device,
-                                        ComputeDtype compute = ComputeDtype::kFloat32) {
+                                        ComputeDtype compute = ComputeDtype::kFloat32,
+                                        AttentionPath attention = AttentionPath::kFused) {
     auto model =
-        Minimind::Create(kind.config, device, {.compute = compute, .lora_rank = kind.lora_rank})
+        Minimind::Create(kind.config, device,
+                         {.compute = compute, .attention = attention, .lora_rank = kind.lora_rank})
             .value();
     model->InitializeWeights(5);
     if (kind.lora_rank > 0) {  // adapters that change something
@@ -121,8 +140,7 @@ class GpuTest : public ::testing::Test {
 TEST_F(GpuTest, HasTheWeightsLossAndGradientOfTheCpu) {
   for (const Kind& kind : Kinds()) {
     SCOPED_TRACE(kind.name);
-    for (const bool documents : {false, true}) {
-      const Microbatch m = RandomMicrobatch(kind.config, documents);
+    for (const Microbatch& m : Microbatches(kind.config)) {
       const auto cpu = Make(kind, kCpu);
       const auto gpu = Make(kind, kCuda);
       EXPECT_TRUE(cpu->flat_parameters().equal(gpu->flat_parameters().cpu()));
@@ -141,8 +159,7 @@ TEST_F(GpuTest, HasTheWeightsLossAndGradientOfTheCpu) {
 TEST_F(GpuTest, SixteenBitGradientsPointTheSameWay) {
   for (const Kind& kind : Kinds()) {
     SCOPED_TRACE(kind.name);
-    for (const bool documents : {false, true}) {
-      const Microbatch m = RandomMicrobatch(kind.config, documents);
+    for (const Microbatch& m : Microbatches(kind.config)) {
       const auto [cpu_loss, exact] = Compute(*Make(kind, kCpu), m);
       const auto [bfloat_loss, bfloat] = Compute(*Make(kind, kCuda, ComputeDtype::kBfloat16), m);
       const auto [half_loss, half] = Compute(*Make(kind, kCuda, ComputeDtype::kFloat16), m, 4096);
@@ -155,12 +172,55 @@ TEST_F(GpuTest, SixteenBitGradientsPointTheSameWay) {
   }
 }
 
+TEST_F(GpuTest, PlainAttentionGivesTheGradientOfTheCpu) {
+  for (const Kind& kind : Kinds()) {
+    SCOPED_TRACE(kind.name);
+    const Microbatch m = RandomMicrobatch(kind.config, /*documents=*/true);
+    const auto cpu = Make(kind, kCpu, ComputeDtype::kFloat32, AttentionPath::kPlain);
+    const auto gpu = Make(kind, kCuda, ComputeDtype::kFloat32, AttentionPath::kPlain);
+    const auto [cpu_loss, cpu_gradient] = Compute(*cpu, m);
+    const auto [gpu_loss, gpu_gradient] = Compute(*gpu, m);
+    EXPECT_NEAR(cpu_loss, gpu_loss, 1e-5 * cpu_loss);
+    EXPECT_LT(golden::LargestDifference(cpu_gradient, gpu_gradient), 1e-5);
+  }
+}
+
+TEST_F(GpuTest, TakesMicrobatchesOfTheDeviceAndOfEverySize) {
+  const Kind kind{"dense", SmallConfig()};
+  const auto gpu = Make(kind, kCuda);
+  const Microbatch large = RandomMicrobatch(kind.config, /*documents=*/true);
+  const auto [loss, gradient] = Compute(*gpu, large);
+  Microbatch small;
+  small.input_ids = large.input_ids.narrow(0, 1, 1).narrow(1, 0, 3).contiguous();
+  small.targets = large.targets.narrow(0, 1, 1).narrow(1, 0, 3).contiguous();
+  small.mask = at::ones({1, 3}, at::kByte);
+  const auto [cpu_loss, cpu_gradient] = Compute(*Make(kind, kCpu), small);
+  const auto [small_loss, small_gradient] = Compute(*gpu, small);
+  EXPECT_NEAR(cpu_loss, small_loss, 1e-5 * cpu_loss);
+  EXPECT_LT(golden::LargestDifference(cpu_gradient, small_gradient), 1e-5);
+  Microbatch moved = large;
+  for (at::Tensor* x : {&moved.input_ids, &moved.targets, &moved.mask, &moved.document_ids}) {
+    *x = x->to(kCuda);
+  }
+  const auto [again_loss, again] = Compute(*gpu, moved);
+  EXPECT_EQ(again_loss, loss);
+  EXPECT_TRUE(again.equal(gradient));
+  moved.mask.zero_();
+  const auto [nothing, zeros] = Compute(*gpu, moved);
+  EXPECT_EQ(nothing, 0);
+  EXPECT_EQ(zeros.abs().max().item<float>(), 0);
+  // Ids are checked although they are the device's.
+  moved.mask.fill_(1);
+  moved.input_ids[2][5] = kind.config.vocab_size;
+  EXPECT_FALSE(gpu->ForwardBackward(moved, at::empty({gpu->trained_count()}, kCuda)).ok());
+}
+
 TEST_F(GpuTest, RunsRepeatTheirBits) {
   for (const Kind& kind : Kinds()) {
     SCOPED_TRACE(kind.name);
     for (const ComputeDtype compute :
          {ComputeDtype::kFloat32, ComputeDtype::kBfloat16, ComputeDtype::kFloat16}) {
-      const Microbatch m = RandomMicrobatch(kind.config, /*documents=*/true);
+      const Microbatch m = SparseMicrobatch(kind.config, /*documents=*/true);
       const auto model = Make(kind, kCuda, compute);
       const auto [first_loss, first] = Compute(*model, m);
       for (int i = 0; i < 5; ++i) {

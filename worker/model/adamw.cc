@@ -1,13 +1,19 @@
 #include "worker/model/adamw.h"
 
-#include <ATen/Functions.h>
-#include <ATen/TensorOperators.h>
 #include <ATen/core/grad_mode.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/zeros.h>
+#include <c10/core/DeviceGuard.h>
 
+#include <algorithm>
 #include <cmath>
+#include <cstring>
 
 #include "worker/kernels/train_kernels.h"
-#include "worker/model/torch_parallel.h"
+#include "worker/model/device.h"
+#ifdef MINDFORGE_CUDA
+#include "worker/kernels/cuda/train_kernels_cuda.h"
+#endif
 
 namespace mindforge {
 namespace {
@@ -27,17 +33,6 @@ AdamWScalars Scalars(const AdamWOptions& options, const AdamWStep& step, double 
   return s;
 }
 
-// The same update from LibTorch's operators, for devices without kernels of ours.
-void ComposedUpdate(const AdamWScalars& s, const at::Tensor& gradient, const at::Tensor& parameters,
-                    const at::Tensor& m, const at::Tensor& v, const at::Tensor& copy) {
-  const at::Tensor g = gradient * s.gradient_scale;
-  m.lerp_(g, s.one_minus_beta1);
-  v.mul_(s.beta2).addcmul_(g, g, s.one_minus_beta2);
-  const at::Tensor denominator = v.sqrt().mul_(s.inverse_bias2).add_(s.epsilon);
-  parameters.mul_(s.decay).addcdiv_(m, denominator, -s.step_size);
-  if (copy.defined()) copy.copy_(parameters);
-}
-
 }  // namespace
 
 AdamW::AdamW(int64_t parameter_count, c10::Device device, const AdamWOptions& options)
@@ -52,48 +47,71 @@ AdamW::AdamW(int64_t parameter_count, c10::Device device, const AdamWOptions& op
 AdamWResult AdamW::Step(const AdamWStep& step, const at::Tensor& gradient,
                         const at::Tensor& parameters, const at::Tensor& compute_parameters) {
   const at::NoGradGuard no_grad;
-  const bool cpu = gradient.is_cpu();
-  const OptimizerKernels& kernels = GetOptimizerKernels(DetectCpuIsa());
+  const c10::Device device = gradient.device();
+  const c10::DeviceGuard guard(device);
   const int64_t size = gradient.numel();
-  double squares = 0;
-  if (cpu) {
-    auto* sums = block_sums_.mutable_data_ptr<double>();
-    kernels.sum_squares(TorchParallel(), size, gradient.const_data_ptr<float>(), sums);
-    for (int64_t i = 0; i < block_sums_.numel(); ++i) squares += sums[i];
-  } else {
-    // Blocks first, then the blocks' float64 sums: a fixed tree, whatever the launch.
-    const int64_t whole = size / kSquareBlock * kSquareBlock;
-    squares = gradient.narrow(0, 0, whole)
-                  .view({-1, kSquareBlock})
-                  .square()
-                  .sum(1, /*keepdim=*/false, at::kDouble)
-                  .sum()
-                  .item<double>() +
-              gradient.narrow(0, whole, size - whole).to(at::kDouble).square().sum().item<double>();
-  }
+  OptimizerKernelsOf(device).sum_squares(ParallelOf(device), size, gradient.const_data_ptr<float>(),
+                                         block_sums_.mutable_data_ptr<double>());
+#ifdef MINDFORGE_CUDA
+  if (device.is_cuda()) return UpdateOnCuda(step, gradient, parameters, compute_parameters);
+#endif
   AdamWResult result;
+  double squares = 0;
+  for (int64_t i = 0; i < block_sums_.numel(); ++i) {
+    squares += block_sums_.const_data_ptr<double>()[i];
+  }
   result.gradient_norm = std::sqrt(squares) * step.gradient_scale;
   if (!std::isfinite(result.gradient_norm)) return result;
   double scale = step.gradient_scale;
   if (options_.clip_norm > 0) {
     scale *= std::min(1.0, options_.clip_norm / (result.gradient_norm + 1e-6));
   }
-  const AdamWScalars scalars = Scalars(options_, step, scale);
-  if (cpu) {
-    // The kernel's own recast is to bfloat16.
-    const bool recast =
-        compute_parameters.defined() && compute_parameters.scalar_type() == at::kBFloat16;
-    Bf16* copy = recast ? static_cast<Bf16*>(compute_parameters.mutable_data_ptr()) : nullptr;
-    kernels.adamw(TorchParallel(), size, scalars, gradient.const_data_ptr<float>(),
-                  parameters.mutable_data_ptr<float>(), first_moment_.mutable_data_ptr<float>(),
-                  second_moment_.mutable_data_ptr<float>(), copy);
-    if (compute_parameters.defined() && !recast) compute_parameters.copy_(parameters);
-  } else {
-    ComposedUpdate(scalars, gradient, parameters, first_moment_, second_moment_,
-                   compute_parameters);
-  }
+  // The kernel's own recast is to bfloat16.
+  const bool recast =
+      compute_parameters.defined() && compute_parameters.scalar_type() == at::kBFloat16;
+  OptimizerKernelsOf(device).adamw(
+      ParallelOf(device), size, Scalars(options_, step, scale), gradient.const_data_ptr<float>(),
+      parameters.mutable_data_ptr<float>(), first_moment_.mutable_data_ptr<float>(),
+      second_moment_.mutable_data_ptr<float>(),
+      recast ? static_cast<Bf16*>(compute_parameters.mutable_data_ptr()) : nullptr);
+  if (compute_parameters.defined() && !recast) compute_parameters.copy_(parameters);
   result.applied = true;
   return result;
 }
+
+#ifdef MINDFORGE_CUDA
+// The clip and whether to update at all are decided on the device, so that the update need not wait
+// for the host; only the answer does.
+AdamWResult AdamW::UpdateOnCuda(const AdamWStep& step, const at::Tensor& gradient,
+                                const at::Tensor& parameters,
+                                const at::Tensor& compute_parameters) {
+  const Parallel parallel = ParallelOf(gradient.device());
+  const int64_t size = gradient.numel();
+  if (!verdict_.defined()) {
+    verdict_ = at::empty({sizeof(CudaUpdateVerdict)}, gradient.options().dtype(at::kByte));
+  }
+  auto* verdict = static_cast<CudaUpdateVerdict*>(verdict_.mutable_data_ptr());
+  CudaJudgeUpdate(parallel, size, block_sums_.const_data_ptr<double>(), step.gradient_scale,
+                  options_.clip_norm, verdict);
+  const auto update = [&]<typename T>(T* copy) {
+    CudaAdamW<T>(parallel, size, Scalars(options_, step, /*gradient_scale=*/1), verdict,
+                 gradient.const_data_ptr<float>(), parameters.mutable_data_ptr<float>(),
+                 first_moment_.mutable_data_ptr<float>(), second_moment_.mutable_data_ptr<float>(),
+                 copy);
+  };
+  if (!compute_parameters.defined()) {
+    update(static_cast<Bf16*>(nullptr));
+  } else if (compute_parameters.scalar_type() == at::kBFloat16) {
+    update(static_cast<Bf16*>(compute_parameters.mutable_data_ptr()));
+  } else {
+    update(static_cast<Half*>(compute_parameters.mutable_data_ptr()));
+  }
+  CheckLaunches(gradient.device());
+  const at::Tensor host = verdict_.cpu();
+  CudaUpdateVerdict answer;
+  std::memcpy(&answer, host.const_data_ptr(), sizeof(answer));
+  return {.gradient_norm = answer.gradient_norm, .applied = answer.apply != 0};
+}
+#endif
 
 }  // namespace mindforge

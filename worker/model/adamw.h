@@ -41,15 +41,19 @@ class AdamW {
 
   // Updates `parameters` (float32 [P]) and, when defined, `compute_parameters` (bfloat16 or float16
   // [P], see Minimind) from `gradient` (float32 [P], left as it was). All may be contiguous parts
-  // of larger buffers, of a model of which only a range is trained. On CUDA waits for the norm.
+  // of larger buffers, of a model of which only a range is trained. On CUDA waits for the device.
   AdamWResult Step(const AdamWStep& step, const at::Tensor& gradient, const at::Tensor& parameters,
                    const at::Tensor& compute_parameters);
 
  private:
+  AdamWResult UpdateOnCuda(const AdamWStep& step, const at::Tensor& gradient,
+                           const at::Tensor& parameters, const at::Tensor& compute_parameters);
+
   const AdamWOptions options_;
   at::Tensor first_moment_;
   at::Tensor second_moment_;
   at::Tensor block_sums_;  // float64, partial sums of squares of the norm
+  at::Tensor verdict_;     // on CUDA: whether and how to update
 };
 
 }  // namespace mindforge

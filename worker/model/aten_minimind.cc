@@ -1,12 +1,10 @@
 #include "worker/model/aten_minimind.h"
 
-#include <ATen/Context.h>
 #include <ATen/Functions.h>
 #include <ATen/TensorOperators.h>
 #include <ATen/core/Reduction.h>
 #include <ATen/core/grad_mode.h>
 
-#include <cstdlib>
 #include <utility>
 #include <vector>
 
@@ -15,6 +13,7 @@
 #include "worker/model/aten_mlp.h"
 #include "worker/model/aten_moe.h"
 #include "worker/model/aten_ops.h"
+#include "worker/model/device.h"
 #include "worker/model/layout.h"
 #include "worker/model/microbatch.h"
 
@@ -334,18 +333,11 @@ absl::StatusOr<at::Tensor> AtenMinimind::Logits(const at::Tensor& input_ids,
   return at::mm(x, Head().t()).to(at::kFloat).view({state.batch, keep, sizes_.vocab});
 }
 
-// The same bits on every run: cuBLAS needs a fixed workspace for that, named before its first use.
-void MakeCudaDeterministic() {
-  setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8", /*overwrite=*/0);
-  at::globalContext().setDeterministicAlgorithms(true, /*warn_only=*/false);
-  at::globalContext().setDeterministicFillUninitializedMemory(false);
-}
-
 }  // namespace
 
 std::unique_ptr<Minimind> MakeAtenMinimind(const ModelConfig& config, c10::Device device,
                                            const MinimindOptions& options) {
-  if (device.is_cuda()) MakeCudaDeterministic();
+  MakeDeterministic(device);
   return std::make_unique<AtenMinimind>(config, device, options);
 }
 

@@ -1,5 +1,5 @@
-// The model composed of LibTorch's operators, for CUDA. It also runs on the CPU, where the tests
-// check it against the other backend.
+// The model composed of LibTorch's operators, on any device: for a dtype that the table of kernels
+// has no column for, and in tests the oracle of the table's model.
 #pragma once
 
 #include <memory>

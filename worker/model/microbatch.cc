@@ -84,6 +84,21 @@ absl::Status CheckMicrobatch(const Minimind& model, const Microbatch& microbatch
   return absl::OkStatus();
 }
 
+absl::StatusOr<Microbatch> CheckedOnHost(const Minimind& model, const Microbatch& microbatch) {
+  absl::Status status = CheckMicrobatch(model, microbatch);
+  if (!status.ok()) return status;
+  Microbatch host = microbatch;
+  bool moved = false;
+  for (at::Tensor* x : {&host.input_ids, &host.targets, &host.mask, &host.document_ids}) {
+    if (!x->defined() || x->is_cpu()) continue;
+    *x = x->cpu();
+    moved = true;
+  }
+  if (moved) status = CheckMicrobatch(model, host);  // now the ids as well
+  if (!status.ok()) return status;
+  return host;
+}
+
 absl::Status CheckLogitsArguments(const ModelConfig& config, const at::Tensor& input_ids,
                                   const at::Tensor& padding_mask, int64_t logits_to_keep) {
   const absl::Status status = CheckTokens(config, "input_ids", input_ids);

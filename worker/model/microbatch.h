@@ -5,12 +5,15 @@
 #include <vector>
 
 #include "absl/status/status.h"
+#include "absl/status/statusor.h"
 #include "worker/model/minimind.h"
 
 namespace mindforge {
 
 // INVALID_ARGUMENT as Minimind::ForwardBackward documents it.
 absl::Status CheckMicrobatch(const Minimind& model, const Microbatch& microbatch);
+// The microbatch, checked, on the CPU. Waits for the device when it lies there.
+absl::StatusOr<Microbatch> CheckedOnHost(const Minimind& model, const Microbatch& microbatch);
 absl::Status CheckGradient(const Minimind& model, const at::Tensor& gradient);
 absl::Status CheckTokens(const ModelConfig& config, const char* what, const at::Tensor& ids);
 absl::Status CheckLogitsArguments(const ModelConfig& config, const at::Tensor& input_ids,

@@ -14,8 +14,8 @@
 #include "absl/strings/str_join.h"
 #include "worker/kernels/philox.h"
 #include "worker/model/aten_minimind.h"
-#include "worker/model/cpu_minimind.h"
 #include "worker/model/layout.h"
+#include "worker/model/table_minimind.h"
 
 namespace mindforge {
 namespace {
@@ -98,9 +98,10 @@ absl::StatusOr<std::unique_ptr<Minimind>> Minimind::Create(const ModelConfig& co
   }
   // Tensors always carry an index; a bare `cuda` would equal none of theirs.
   if (device.is_cuda() && !device.has_index()) device.set_index(0);
-  // The CPU's own kernels know float32 and bfloat16; float16 is composed of LibTorch's.
-  const bool own = device.is_cpu() && options.compute != ComputeDtype::kFloat16;
-  if (own) return MakeCpuMinimind(config, Effective(config, options));
+  // What the table lacks, float16 on the CPU, is composed of LibTorch's operators.
+  if (HasColumn(device, options.compute)) {
+    return MakeTableMinimind(config, device, Effective(config, options));
+  }
   return MakeAtenMinimind(config, device, Effective(config, options));
 }
 

@@ -41,6 +41,7 @@ void TokenRows::SetRows(const TokenSource& source, bool trim, bool fill) {
   }
   tokens = starts.back();
   size = fill ? FilledUp(tokens) : tokens;
+  most = FilledUp(batch * source.length);
   ids.resize(size, 0);
   positions.resize(size, 0);
   rows.resize(size, 0);
@@ -54,6 +55,7 @@ void TokenRows::SetTraining(const TokenSource& source, bool trim, bool fill) {
   all_logits = FilledUp(counted) >= size;
   const int64_t listed = all_logits ? size : FilledUp(counted);
   logit_rows.clear();
+  logit_places.assign(size, -1);
   logit_targets.clear();
   logit_mask.clear();
   for (int64_t row = 0; row < batch; ++row) {
@@ -61,7 +63,8 @@ void TokenRows::SetTraining(const TokenSource& source, bool trim, bool fill) {
       const int64_t at = row * source.length + positions[token];
       const bool counts = source.mask[at] != 0;
       if (!counts && !all_logits) continue;
-      logit_rows.push_back(token);
+      logit_places[token] = static_cast<int32_t>(logit_rows.size());
+      logit_rows.push_back(static_cast<int32_t>(token));
       logit_targets.push_back(source.targets[at]);
       logit_mask.push_back(counts ? 1 : 0);
     }
@@ -76,10 +79,13 @@ void TokenRows::SetEvaluation(const TokenSource& source, int64_t keep) {
   counted = 0;
   all_logits = keep == source.length;
   logit_rows.clear();
+  logit_places.clear();
   logit_targets.clear();
   logit_mask.clear();
   for (int64_t row = 0; row < batch; ++row) {
-    for (int64_t i = starts[row + 1] - keep; i < starts[row + 1]; ++i) logit_rows.push_back(i);
+    for (int64_t i = starts[row + 1] - keep; i < starts[row + 1]; ++i) {
+      logit_rows.push_back(static_cast<int32_t>(i));
+    }
   }
 }
 

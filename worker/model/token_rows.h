@@ -1,4 +1,4 @@
-// A microbatch as the CPU backend computes it: each row without what comes after its last counted
+// A microbatch as the table's model computes it: each row without what comes after its last counted
 // target (no gradient depends on it), rows end to end, the whole filled up to a multiple of 64 so
 // that the matrix library meets few shapes. Torch-free.
 #pragma once
@@ -26,6 +26,7 @@ struct TokenRows {
   int64_t longest = 0;             // row
   int64_t tokens = 0;              // without the filling
   int64_t size = 0;                // with it
+  int64_t most = 0;                // size of the same rows without a masked target
   int64_t counted = 0;             // targets
   std::vector<int64_t> starts;     // [batch + 1]
   std::vector<int64_t> ids;        // [size], filling 0
@@ -33,9 +34,10 @@ struct TokenRows {
   std::vector<int32_t> rows;       // [size], filling 0
   std::vector<int32_t> first_key;  // [size] with documents, else empty
   // Rows whose logits are needed: all of `size` in order when `all_logits`, else those listed,
-  // filled up with -1.
+  // filled up with -1; and each row's place in the list, -1 for those not listed.
   bool all_logits = false;
-  std::vector<int64_t> logit_rows;
+  std::vector<int32_t> logit_rows;
+  std::vector<int32_t> logit_places;   // [size], empty for evaluation
   std::vector<int64_t> logit_targets;  // [size or listed]
   std::vector<uint8_t> logit_mask;     // 0 for filling and uncounted targets
 

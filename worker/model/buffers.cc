@@ -1,4 +1,4 @@
-#include "worker/model/cpu_buffers.h"
+#include "worker/model/buffers.h"
 
 #include <ATen/ops/empty.h>
 
@@ -8,10 +8,14 @@
 
 namespace mindforge {
 
-CpuBuffers::CpuBuffers(const ModelSizes& sizes, at::ScalarType type, bool dropout)
-    : sizes_(sizes), type_(type), dropout_(dropout) {}
+Buffers::Buffers(const ModelSizes& sizes, c10::Device device, at::ScalarType type, bool dropout)
+    : sizes_(sizes), device_(device), type_(type), dropout_(dropout) {}
 
-int64_t CpuBuffers::Count(Rows rows, int64_t tokens) const {
+at::Tensor Buffers::Empty(at::IntArrayRef shape, at::ScalarType type) const {
+  return at::empty(shape, at::TensorOptions().device(device_).dtype(type));
+}
+
+int64_t Buffers::Count(Rows rows, int64_t tokens) const {
   const int64_t slots =
       ExpertSlots::MostSlots(tokens, sizes_.experts, sizes_.top_k, slot_multiple());
   switch (rows) {
@@ -25,11 +29,11 @@ int64_t CpuBuffers::Count(Rows rows, int64_t tokens) const {
   return std::max(tokens, slots);
 }
 
-void CpuBuffers::Add(at::Tensor* view, at::ScalarType type, int64_t columns, Rows rows) {
-  views_.push_back({view, at::empty({Count(rows, capacity_), columns}, type), rows});
+void Buffers::Add(at::Tensor* view, at::ScalarType type, int64_t columns, Rows rows) {
+  views_.push_back({view, Empty({Count(rows, capacity_), columns}, type), rows});
 }
 
-void CpuBuffers::AddLayer(LayerBuffers& layer) {
+void Buffers::AddLayer(LayerBuffers& layer) {
   Add(&layer.h1, at::kFloat, sizes_.hidden);
   Add(&layer.rstd1, at::kFloat, 1);
   Add(&layer.x1, type_, sizes_.hidden);
@@ -45,8 +49,9 @@ void CpuBuffers::AddLayer(LayerBuffers& layer) {
   for (at::Tensor& shared : layer.shared_gate_up) Add(&shared, type_, 2 * sizes_.inner);
 }
 
-void CpuBuffers::Allocate(int64_t tokens) {
+void Buffers::Allocate(int64_t tokens) {
   capacity_ = tokens;
+  for (const View& view : views_) view.view->reset();  // gone before the larger ones come
   views_.clear();
   layers.resize(sizes_.layers);
   for (LayerBuffers& layer : layers) AddLayer(layer);
@@ -55,8 +60,8 @@ void CpuBuffers::Allocate(int64_t tokens) {
   Add(&row_loss, at::kFloat, 1);
   Add(&dh, at::kFloat, sizes_.hidden);
   Add(&logits, type_, sizes_.vocab);
-  for (at::Tensor* wide : {&x, &x_listed, &dx_listed, &delta, &dx}) Add(wide, type_, sizes_.hidden);
-  for (at::Tensor* wide : {&inner, &dinner}) Add(wide, type_, sizes_.inner, Rows::kMost);
+  for (at::Tensor* wide : {&x, &delta, &dx}) Add(wide, type_, sizes_.hidden);
+  Add(&inner, type_, sizes_.inner, Rows::kMost);
   Add(&dattention, type_, sizes_.attention);
   Add(&dqkv, type_, sizes_.qkv);
   if (type_ != at::kFloat) Add(&dh_cast, type_, sizes_.hidden);
@@ -68,17 +73,17 @@ void CpuBuffers::Allocate(int64_t tokens) {
     Add(&d_router, at::kFloat, sizes_.experts);
   }
   partials =
-      at::empty({NormPartials(tokens), std::max(sizes_.hidden, 2 * sizes_.head_dim)}, at::kFloat);
-  if (type_ != at::kFloat && !product.defined()) {
+      Empty({NormPartials(tokens), std::max(sizes_.hidden, 2 * sizes_.head_dim)}, at::kFloat);
+  if (device_.is_cpu() && type_ != at::kFloat && !product.defined()) {
     const int64_t largest =
         sizes_.hidden * std::max({sizes_.vocab, 2 * sizes_.inner, sizes_.qkv, sizes_.attention});
-    product = at::empty({largest}, type_);
+    product = Empty({largest}, type_);
   }
 }
 
-void CpuBuffers::Resize(int64_t tokens) {
+void Buffers::Resize(int64_t tokens, int64_t most) {
   if (tokens == tokens_) return;
-  if (tokens > capacity_) Allocate(tokens);
+  if (tokens > capacity_) Allocate(std::max(tokens, most));
   tokens_ = tokens;
   for (const View& view : views_) {
     *view.view = view.storage.narrow(0, 0, Count(view.rows, tokens));
@@ -86,9 +91,9 @@ void CpuBuffers::Resize(int64_t tokens) {
   if (type_ == at::kFloat) dh_cast = dh;
 }
 
-float* CpuBuffers::Workspace(int64_t floats) {
+float* Buffers::Workspace(int64_t floats) {
   if (!workspace_.defined() || workspace_.numel() < floats) {
-    workspace_ = at::empty({floats}, at::kFloat);
+    workspace_ = Empty({floats}, at::kFloat);
   }
   return workspace_.mutable_data_ptr<float>();
 }

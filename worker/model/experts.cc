@@ -1,71 +1,78 @@
-// The mixture of experts on the CPU. Tokens' rows are copied to slots sorted by expert, so each
+// The mixture of experts. Tokens' rows are copied to slots sorted by expert, so each
 // expert is a few dense products over its slots. An expert's weight for a token is applied before
 // its down projection: the backward of the weight then needs nothing that is not at hand there.
-#include "worker/model/cpu_mlp.h"
+#include "worker/model/experts.h"
+
+#include "worker/model/swiglu.h"
 
 namespace mindforge {
 namespace {
 
 template <typename T>
-RouterShape Router(const CpuPass<T>& pass) {
+RouterShape Router(const Pass<T>& pass) {
   return {pass.rows.tokens, pass.sizes.hidden, pass.sizes.experts, pass.sizes.top_k,
           pass.config.NormalizesTopK()};
 }
 
 // An expert's rows of a tensor of slots.
-at::Tensor SlotsOf(const ExpertSlots& routing, int64_t expert, const at::Tensor& x) {
-  return x.narrow(0, routing.starts[expert], routing.starts[expert + 1] - routing.starts[expert]);
+at::Tensor SlotsOf(const Routing& routing, int64_t expert, const at::Tensor& x) {
+  const std::vector<int64_t>& starts = routing.slots.starts;
+  return x.narrow(0, starts[expert], starts[expert + 1] - starts[expert]);
 }
 
-bool Idle(const ExpertSlots& routing, int64_t expert) { return routing.used[expert] == 0; }
+bool Idle(const Routing& routing, int64_t expert) { return routing.slots.used[expert] == 0; }
 
 template <typename T>
-void Gather(const CpuPass<T>& pass, const ExpertSlots& routing, const DropoutSite* dropout,
+void Gather(const Pass<T>& pass, const Routing& routing, const DropoutSite* dropout,
             const at::Tensor& x, const at::Tensor& out) {
   RowGather gather;
-  gather.slots = routing.size();
+  gather.slots = routing.slots.size();
   gather.columns = pass.sizes.hidden;
-  gather.tokens = routing.slot_tokens.data();
+  gather.tokens = routing.arrays().slot_tokens;
   gather.dropout = dropout;
   gather.places = pass.Places();
-  gather.experts = routing.slot_experts.data();
+  gather.experts = routing.arrays().slot_experts;
   pass.kernels.gather_rows(pass.parallel, gather, pass.Data(x), pass.Data(out));
 }
 
 // The sum of y_slots' rows of each token, on top of `base`.
 template <typename T>
-RowCombine<T> Combine(const CpuPass<T>& pass, const ExpertSlots& routing, const T* base) {
+RowCombine<T> Combine(const Pass<T>& pass, const Routing& routing, const T* base) {
   RowCombine<T> combine;
   combine.tokens = pass.rows.tokens;
   combine.columns = pass.sizes.hidden;
   combine.top_k = pass.sizes.top_k;
-  combine.slots = routing.slots.data();
+  combine.slots = routing.arrays().slots;
   combine.x = pass.Data(pass.buffers.y_slots);
   combine.base = base;
   combine.places = pass.Places();
-  combine.chosen = routing.chosen.data();
+  combine.chosen = routing.arrays().chosen;
   return combine;
 }
 
 template <typename T>
-void ChooseExperts(CpuPass<T>& pass, int64_t layer) {
+void ChooseExperts(Pass<T>& pass, int64_t layer) {
   LayerBuffers& b = pass.buffers.layers[layer];
-  ExpertSlots& routing = b.routing;
+  Routing& routing = b.routing;
   const ModelSizes& s = pass.sizes;
-  routing.Resize(pass.rows.tokens, s.experts, s.top_k);
+  const bool balanced = pass.training && pass.config.aux_loss_alpha != 0;
+  routing.Resize(pass.device, pass.rows.tokens, s.experts, s.top_k);
   pass.kernels.route(pass.parallel, Router(pass), pass.Data(b.x2),
-                     pass.Master(pass.offsets.layers[layer].router), routing.scores.data(),
-                     routing.chosen.data(), routing.weights.data());
-  routing.Sort(s.experts, s.top_k, pass.buffers.slot_multiple());
-  if (!pass.training || pass.config.aux_loss_alpha == 0) return;
-  pass.auxiliary_loss += SetBalance(BalanceOf(pass.config), pass.rows.batch,
-                                    pass.rows.starts.data(), pass.pass.loss_scale, routing);
+                     pass.Master(pass.offsets.layers[layer].router), routing.arrays().scores,
+                     routing.arrays().chosen, routing.arrays().weights);
+  routing.Fetch(pass.device, /*scores=*/balanced);
+  routing.slots.Sort(s.experts, s.top_k, pass.buffers.slot_multiple());
+  if (balanced) {
+    pass.auxiliary_loss += SetBalance(BalanceOf(pass.config), pass.rows.batch,
+                                      pass.rows.starts.data(), pass.pass.loss_scale, routing.slots);
+  }
+  routing.Send(pass.device);
 }
 
 // delta = the shared experts' sum.
 template <typename T>
-void SharedForward(CpuPass<T>& pass, int64_t layer) {
-  CpuBuffers& b = pass.buffers;
+void SharedForward(Pass<T>& pass, int64_t layer) {
+  Buffers& b = pass.buffers;
   const at::Tensor inner = b.inner.narrow(0, 0, pass.rows.size);
   for (int64_t i = 0; i < pass.sizes.shared; ++i) {
     const MlpOffsets& at = pass.offsets.layers[layer].shared[i];
@@ -84,18 +91,17 @@ void SharedForward(CpuPass<T>& pass, int64_t layer) {
 
 // dx = the shared experts' share.
 template <typename T>
-void SharedBackward(CpuPass<T>& pass, int64_t layer) {
-  CpuBuffers& b = pass.buffers;
+void SharedBackward(Pass<T>& pass, int64_t layer) {
+  Buffers& b = pass.buffers;
   const at::Tensor inner = b.inner.narrow(0, 0, pass.rows.size);
-  const at::Tensor d_inner = b.dinner.narrow(0, 0, pass.rows.size);
   for (int64_t i = 0; i < pass.sizes.shared; ++i) {
     const MlpOffsets& at = pass.offsets.layers[layer].shared[i];
     const at::Tensor& gate_up = b.layers[layer].shared_gate_up[i];
     const at::Tensor& dy =
         pass.OutputGradient(layer, DropoutPlace::kMlpOutput, pass.sizes.experts + i);
-    SwigluDownBackward(pass, at, dy, d_inner);
+    SwigluDownBackward(pass, at, dy, inner);
     pass.kernels.swiglu_backward(pass.parallel, pass.rows.size, pass.sizes.inner, nullptr,
-                                 pass.Data(d_inner), pass.Data(gate_up), pass.Data(inner), nullptr);
+                                 pass.Data(inner), pass.Data(gate_up), pass.Data(inner), nullptr);
     SwigluDownGradient(pass, at, dy, inner);
     SwigluUpBackward(pass, at, gate_up, /*accumulate=*/i > 0, b.dx);
     SwigluUpGradient(pass, at, gate_up, b.layers[layer].x2);
@@ -104,18 +110,18 @@ void SharedBackward(CpuPass<T>& pass, int64_t layer) {
 
 // dx += the router's and the routed experts' shares; the router's gradient.
 template <typename T>
-void RouterBackward(CpuPass<T>& pass, int64_t layer) {
-  CpuBuffers& b = pass.buffers;
-  const ExpertSlots& routing = b.layers[layer].routing;
+void RouterBackward(Pass<T>& pass, int64_t layer) {
+  Buffers& b = pass.buffers;
+  const Routing& routing = b.layers[layer].routing;
   const int64_t router = pass.offsets.layers[layer].router;
   RouterGradient gradient;
-  gradient.scores = routing.scores.data();
-  gradient.chosen = routing.chosen.data();
-  gradient.weights = routing.weights.data();
-  gradient.slots = routing.slots.data();
+  gradient.scores = routing.arrays().scores;
+  gradient.chosen = routing.arrays().chosen;
+  gradient.weights = routing.arrays().weights;
+  gradient.slots = routing.arrays().slots;
   gradient.d_weights = Floats(b.d_slot_weights);
-  gradient.balance = pass.config.aux_loss_alpha == 0 ? nullptr : routing.balance.data();
-  gradient.rows = pass.rows.rows.data();
+  gradient.balance = pass.config.aux_loss_alpha == 0 ? nullptr : routing.arrays().balance;
+  gradient.rows = pass.arrays.rows;
   pass.kernels.route_backward(pass.parallel, Router(pass), gradient, Floats(b.d_router));
   if (float* target = pass.Gradient(router); target != nullptr) {
     pass.kernels.router_weight_gradient(pass.parallel, Router(pass), Floats(b.d_router),
@@ -132,10 +138,10 @@ void RouterBackward(CpuPass<T>& pass, int64_t layer) {
 }  // namespace
 
 template <typename T>
-void ExpertsForward(CpuPass<T>& pass, int64_t layer) {
-  CpuBuffers& b = pass.buffers;
+void ExpertsForward(Pass<T>& pass, int64_t layer) {
+  Buffers& b = pass.buffers;
   const at::Tensor& gate_up = b.layers[layer].gate_up;
-  const ExpertSlots& routing = b.layers[layer].routing;
+  const Routing& routing = b.layers[layer].routing;
   const std::vector<MlpOffsets>& experts = pass.offsets.layers[layer].experts;
   ChooseExperts(pass, layer);
   SharedForward(pass, layer);
@@ -144,8 +150,8 @@ void ExpertsForward(CpuPass<T>& pass, int64_t layer) {
     if (Idle(routing, e)) continue;
     SwigluUp(pass, experts[e], SlotsOf(routing, e, b.x_slots), SlotsOf(routing, e, gate_up));
   }
-  pass.kernels.swiglu(pass.parallel, routing.size(), pass.sizes.inner, routing.slot_weights.data(),
-                      pass.Data(gate_up), pass.Data(b.inner));
+  pass.kernels.swiglu(pass.parallel, routing.slots.size(), pass.sizes.inner,
+                      routing.arrays().slot_weights, pass.Data(gate_up), pass.Data(b.inner));
   for (int64_t e = 0; e < pass.sizes.experts; ++e) {
     if (Idle(routing, e)) continue;
     SwigluDown(pass, experts[e], SlotsOf(routing, e, b.inner), SlotsOf(routing, e, b.y_slots));
@@ -159,10 +165,10 @@ void ExpertsForward(CpuPass<T>& pass, int64_t layer) {
 }
 
 template <typename T>
-void ExpertsBackward(CpuPass<T>& pass, int64_t layer) {
-  CpuBuffers& b = pass.buffers;
+void ExpertsBackward(Pass<T>& pass, int64_t layer) {
+  Buffers& b = pass.buffers;
   const at::Tensor& gate_up = b.layers[layer].gate_up;  // becomes its gradient
-  const ExpertSlots& routing = b.layers[layer].routing;
+  const Routing& routing = b.layers[layer].routing;
   const std::vector<MlpOffsets>& experts = pass.offsets.layers[layer].experts;
   SharedBackward(pass, layer);
   const DropoutSite site = pass.Site(layer, DropoutPlace::kMlpOutput);
@@ -171,11 +177,11 @@ void ExpertsBackward(CpuPass<T>& pass, int64_t layer) {
   for (int64_t e = 0; e < pass.sizes.experts; ++e) {
     if (Idle(routing, e)) continue;
     SwigluDownBackward(pass, experts[e], SlotsOf(routing, e, b.y_slots),
-                       SlotsOf(routing, e, b.dinner));
+                       SlotsOf(routing, e, b.inner));
   }
-  pass.kernels.swiglu_backward(pass.parallel, routing.size(), pass.sizes.inner,
-                               routing.slot_weights.data(), pass.Data(b.dinner), pass.Data(gate_up),
-                               pass.Data(b.inner), Floats(b.d_slot_weights));
+  pass.kernels.swiglu_backward(pass.parallel, routing.slots.size(), pass.sizes.inner,
+                               routing.arrays().slot_weights, pass.Data(b.inner),
+                               pass.Data(gate_up), pass.Data(b.inner), Floats(b.d_slot_weights));
   for (int64_t e = 0; e < pass.sizes.experts; ++e) {
     const at::Tensor d_gate_up = SlotsOf(routing, e, gate_up);
     const at::Tensor y = SlotsOf(routing, e, b.y_slots);  // dy, then dx
@@ -188,9 +194,9 @@ void ExpertsBackward(CpuPass<T>& pass, int64_t layer) {
   RouterBackward(pass, layer);
 }
 
-template void ExpertsForward(CpuPass<float>&, int64_t);
-template void ExpertsForward(CpuPass<Bf16>&, int64_t);
-template void ExpertsBackward(CpuPass<float>&, int64_t);
-template void ExpertsBackward(CpuPass<Bf16>&, int64_t);
+#define MINDFORGE_INSTANTIATE(T)                   \
+  template void ExpertsForward(Pass<T>&, int64_t); \
+  template void ExpertsBackward(Pass<T>&, int64_t);
+MINDFORGE_FOR_COMPUTE_TYPES(MINDFORGE_INSTANTIATE)
 
 }  // namespace mindforge
