@@ -20,15 +20,13 @@ __global__ void __launch_bounds__(kThreads) ConvertKernel(int64_t size, const Fr
 #pragma unroll
   for (int j = 0; j < kAccesses; ++j) {
     const int64_t i = first + int64_t{j} * kThreads * V;
-    if (i + V <= size) {
-      Store(y + i, v[j]);
-    } else {
-      for (int64_t rest = i; rest < size; ++rest) {
-        float one[1];
-        Load(x + rest, one);
-        Store(y + rest, one);
-      }
-    }
+    if (i + V <= size) Store(y + i, v[j]);
+  }
+  const int64_t rest = size - size % V + threadIdx.x;
+  if (blockIdx.x == 0 && rest < size) {
+    float one[1];
+    Load(x + rest, one);
+    Store(y + rest, one);
   }
 }
 

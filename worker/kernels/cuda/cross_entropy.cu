@@ -123,7 +123,7 @@ __global__ void __launch_bounds__(kMaxThreads)
 __global__ void __launch_bounds__(kMaxThreads)
     SumLossesKernel(int64_t n, const float* row_loss, double scale, double* sum, float* scaled) {
   double mine = 0;
-#pragma unroll 8
+#pragma unroll 16
   for (int64_t row = threadIdx.x; row < n; row += kMaxThreads) {
     mine += static_cast<double>(row_loss[row]);
   }

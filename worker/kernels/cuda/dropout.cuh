@@ -20,12 +20,12 @@ __device__ inline PhiloxWords Philox(uint64_t key, uint32_t c0, uint32_t c1, uin
   auto k1 = static_cast<uint32_t>(key >> 32);
 #pragma unroll
   for (int round = 0; round < 10; ++round) {
-    const uint32_t high_a = __umulhi(0xD2511F53u, c0), low_a = 0xD2511F53u * c0;
-    const uint32_t high_b = __umulhi(0xCD9E8D57u, c2), low_b = 0xCD9E8D57u * c2;
-    c0 = high_b ^ c1 ^ k0;
-    c1 = low_b;
-    c2 = high_a ^ c3 ^ k1;
-    c3 = low_a;
+    const uint64_t a = uint64_t{0xD2511F53u} * c0;
+    const uint64_t b = uint64_t{0xCD9E8D57u} * c2;
+    c0 = static_cast<uint32_t>(b >> 32) ^ c1 ^ k0;
+    c1 = static_cast<uint32_t>(b);
+    c2 = static_cast<uint32_t>(a >> 32) ^ c3 ^ k1;
+    c3 = static_cast<uint32_t>(a);
     k0 += 0x9E3779B9u;
     k1 += 0xBB67AE85u;
   }

@@ -9,10 +9,10 @@ namespace {
 
 constexpr int kThreads = 256;
 constexpr int kWarps = kThreads / kLanes;
+constexpr int kTogether = 4;     // experts whose products are in flight at once
 constexpr float kTiny = 1e-20f;  // the reference's guard of the weights' sum
 
-// The softmax of a token's logits in place, and each lane's view of it: lane l owns experts l,
-// l + 32, ….
+// The softmax of a token's logits in place; lane l owns experts l, l + 32, ….
 __device__ inline void Softmax(int64_t experts, int lane, float* s) {
   float top = -CUDART_INF_F;
   for (int64_t e = lane; e < experts; e += kLanes) top = fmaxf(top, s[e]);
@@ -27,57 +27,110 @@ __device__ inline void Softmax(int64_t experts, int lane, float* s) {
   __syncwarp();
 }
 
-// The best expert that is not among the first `taken` choices, the lowest among equals.
-__device__ inline int32_t Best(int64_t experts, int lane, const float* s, const int32_t* chosen,
-                               int64_t taken) {
-  float best = -CUDART_INF_F;
-  int32_t index = INT32_MAX;
+struct Candidate {
+  float score;
+  int32_t expert;  // INT32_MAX: none
+};
+
+// The lanes' candidate with the largest score, the lowest expert among equals.
+__device__ inline Candidate BestOfLanes(Candidate best) {
+  for (int offset = kLanes / 2; offset > 0; offset /= 2) {
+    const float score = __shfl_xor_sync(kAllLanes, best.score, offset);
+    const int32_t expert = __shfl_xor_sync(kAllLanes, best.expert, offset);
+    if (expert != INT32_MAX && (best.expert == INT32_MAX || score > best.score ||
+                                (score == best.score && expert < best.expert))) {
+      best = {score, expert};
+    }
+  }
+  return best;
+}
+
+// The best expert that is not among the first `taken` choices.
+__device__ inline Candidate Best(int64_t experts, int lane, const float* s, const int32_t* chosen,
+                                 int64_t taken) {
+  Candidate best{0, INT32_MAX};
   for (int64_t e = lane; e < experts; e += kLanes) {
     bool is_taken = false;
     for (int64_t j = 0; j < taken; ++j) is_taken |= chosen[j] == e;
-    if (!is_taken && (index == INT32_MAX || s[e] > best)) {
-      best = s[e];
-      index = static_cast<int32_t>(e);
+    if (!is_taken && (best.expert == INT32_MAX || s[e] > best.score)) {
+      best = {s[e], static_cast<int32_t>(e)};
     }
   }
-  for (int offset = kLanes / 2; offset > 0; offset /= 2) {
-    const float other = __shfl_xor_sync(kAllLanes, best, offset);
-    const int32_t other_index = __shfl_xor_sync(kAllLanes, index, offset);
-    if (other_index != INT32_MAX &&
-        (index == INT32_MAX || other > best || (other == best && other_index < index))) {
-      best = other;
-      index = other_index;
-    }
-  }
-  return index;
+  return BestOfLanes(best);
 }
 
+// s[0 … kTogether-1] = the logits of experts `first` on, in every lane.
+template <typename T, int V>
+__device__ inline void Logits(const RouterShape& r, int lane, int64_t first, const T* x,
+                              const float* w, float (&s)[kTogether]) {
+#pragma unroll
+  for (int e = 0; e < kTogether; ++e) s[e] = 0;
+#pragma unroll 4
+  for (int64_t i = lane * V; i < r.hidden; i += kLanes * V) {
+    float v[V];
+    Load(x + i, v);
+#pragma unroll
+    for (int e = 0; e < kTogether; ++e) {
+      if (first + e >= r.experts) continue;
+      float row[V];
+      Load(w + (first + e) * r.hidden + i, row);
+#pragma unroll
+      for (int k = 0; k < V; ++k) s[e] += v[k] * row[k];
+    }
+  }
+#pragma unroll
+  for (int e = 0; e < kTogether; ++e) s[e] = LaneSum(s[e]);
+}
+
+// At most 32 experts: lane e holds expert e's score, then lane j the j-th choice.
+template <typename T, int V>
+__global__ void __launch_bounds__(kThreads)
+    RouteFewKernel(RouterShape r, const T* x, const float* w, float* scores, int32_t* chosen,
+                   float* weights) {
+  const int64_t token = static_cast<int64_t>(blockIdx.x) * kWarps + threadIdx.x / kLanes;
+  if (token >= r.tokens) return;
+  const int lane = static_cast<int>(threadIdx.x) % kLanes;
+  const int experts = static_cast<int>(r.experts);
+  float score = -CUDART_INF_F;
+  for (int first = 0; first < experts; first += kTogether) {
+    float s[kTogether];
+    Logits<T, V>(r, lane, first, x + token * r.hidden, w, s);
+#pragma unroll
+    for (int e = 0; e < kTogether; ++e) {
+      if (lane == first + e && lane < experts) score = s[e];
+    }
+  }
+  score = expf(score - LaneMax(score));  // 0 where there is no expert
+  score /= LaneSum(score);
+  if (lane < experts) scores[token * experts + lane] = score;
+  bool is_free = lane < experts;
+  int32_t choice = 0;
+  float weight = 0, total = 0;
+  for (int j = 0; j < r.top_k; ++j) {
+    const Candidate best = BestOfLanes({score, is_free ? lane : INT32_MAX});
+    if (lane == best.expert) is_free = false;
+    if (lane == j) choice = best.expert, weight = best.score;
+    total += best.score;
+  }
+  if (lane >= r.top_k) return;
+  chosen[token * r.top_k + lane] = choice;
+  weights[token * r.top_k + lane] = weight / (r.normalize ? total + kTiny : 1.0f);
+}
+
+// Any number of experts, by way of memory.
 template <typename T, int V>
 __global__ void __launch_bounds__(kThreads)
     RouteKernel(RouterShape r, const T* x, const float* w, float* scores, int32_t* chosen,
                 float* weights) {
-  constexpr int kTogether = 4;  // experts whose products are in flight at once
   const int64_t token = static_cast<int64_t>(blockIdx.x) * kWarps + threadIdx.x / kLanes;
   if (token >= r.tokens) return;
   const int lane = static_cast<int>(threadIdx.x) % kLanes;
   float* s = scores + token * r.experts;
   for (int64_t first = 0; first < r.experts; first += kTogether) {
-    float sum[kTogether] = {};
-    for (int64_t i = lane * V; i < r.hidden; i += kLanes * V) {
-      float v[V];
-      Load(x + token * r.hidden + i, v);
-#pragma unroll
-      for (int e = 0; e < kTogether; ++e) {
-        if (first + e >= r.experts) continue;
-        float row[V];
-        Load(w + (first + e) * r.hidden + i, row);
-#pragma unroll
-        for (int k = 0; k < V; ++k) sum[e] += v[k] * row[k];
-      }
-    }
+    float sum[kTogether];
+    Logits<T, V>(r, lane, first, x + token * r.hidden, w, sum);
 #pragma unroll
     for (int e = 0; e < kTogether; ++e) {
-      sum[e] = LaneSum(sum[e]);
       if (lane == 0 && first + e < r.experts) s[first + e] = sum[e];
     }
   }
@@ -86,10 +139,10 @@ __global__ void __launch_bounds__(kThreads)
   int32_t* choice = chosen + token * r.top_k;
   float total = 0;
   for (int64_t j = 0; j < r.top_k; ++j) {
-    const int32_t best = Best(r.experts, lane, s, choice, j);
-    if (lane == 0) choice[j] = best;
+    const Candidate best = Best(r.experts, lane, s, choice, j);
+    if (lane == 0) choice[j] = best.expert;
     __syncwarp();
-    total += s[best];
+    total += best.score;
   }
   const float divisor = r.normalize ? total + kTiny : 1.0f;
   for (int64_t j = lane; j < r.top_k; j += kLanes) {
@@ -180,7 +233,9 @@ void Route(const Parallel& parallel, const RouterShape& r, const T* x, const flo
            float* scores, int32_t* chosen, float* weights) {
   if (r.tokens == 0) return;
   const bool quads = r.hidden % 4 == 0 && Aligned(4 * sizeof(T), x) && Aligned(16, w);
-  const auto kernel = quads ? &RouteKernel<T, 4> : &RouteKernel<T, 1>;
+  const auto kernel = r.experts > kLanes ? quads ? &RouteKernel<T, 4> : &RouteKernel<T, 1>
+                      : quads ? &RouteFewKernel<T, 4>
+                                         : &RouteFewKernel<T, 1>;
   kernel<<<Blocks(r.tokens, kWarps), kThreads, 0, Stream(parallel)>>>(r, x, w, scores, chosen,
                                                                       weights);
 }
