@@ -22,6 +22,13 @@ bool FitsTensorCores(const Attention& s, std::initializer_list<const void*> oper
   return true;
 }
 
+// Whether the Hopper kernels may try. They copy whole tiles of 64 tokens, whatever row the last
+// ones belong to: values that are not finite would reach a shorter row's results by way of 0 · NaN.
+bool FitsHopper(const Attention& s) {
+  return s.head_dim == 64 && !s.drops && s.key_mask == nullptr && s.starts == nullptr &&
+         s.length % 64 == 0;
+}
+
 // f<head_dim>() where kernels of it exist.
 template <typename Function>
 bool ForHeadDim(int head_dim, Function&& f) {
@@ -71,7 +78,11 @@ void CudaAttention(const Parallel& parallel, const AttentionShape<T>& shape, con
   const Attention s(shape);
   const AttentionInputs<T> in{q, k, v};
   if constexpr (!std::is_same_v<T, float>) {
-    if (FitsTensorCores(s, {q, k, v, out}) && ForHeadDim(s.head_dim, [&](auto dim) {
+    const bool fits = FitsTensorCores(s, {q, k, v, out});
+    if (fits && FitsHopper(s) && cuda::HopperForward(stream, s, in, out, log2_sum)) {
+      return;
+    }
+    if (fits && ForHeadDim(s.head_dim, [&](auto dim) {
           cuda::TensorForward<T, dim()>(stream, s, in, out, log2_sum);
         })) {
       return;
@@ -90,9 +101,13 @@ void CudaAttentionBackward(const Parallel& parallel, const AttentionShape<T>& sh
   const AttentionInputs<T> in{q, k, v};
   const AttentionGradients<T> gradients{out, log2_sum, d_out, dq, dk, dv, workspace};
   if constexpr (!std::is_same_v<T, float>) {
-    if (FitsTensorCores(s, {q, k, v, out, d_out, dq, dk, dv}) &&
-        ForHeadDim(s.head_dim,
-                   [&](auto dim) { cuda::TensorBackward<T, dim()>(stream, s, in, gradients); })) {
+    const bool fits = FitsTensorCores(s, {q, k, v, out, d_out, dq, dk, dv});
+    if (fits && FitsHopper(s) && cuda::HopperBackward(stream, s, in, gradients)) {
+      return;
+    }
+    if (fits && ForHeadDim(s.head_dim, [&](auto dim) {
+          cuda::TensorBackward<T, dim()>(stream, s, in, gradients);
+        })) {
       return;
     }
   }

@@ -189,28 +189,27 @@ struct KeyGradientTile {
   // keys and values, two stages of queries, d_out, log2_sum, delta and first keys
   static constexpr int kBytes = TileBytes<kDim>(2 * kWarps * kRows) + 2 * kStageBytes;
 
-  static __host__ int Blocks(const Attention& s) {
+  static __host__ int Chunks(const Attention& s) {
     return (s.length + kWarps * kRows - 1) / (kWarps * kRows);
   }
-  static __host__ unsigned Grid(const Attention& s) { return Blocks(s) * s.batch * s.kv_heads; }
+  static __host__ unsigned Grid(const Attention& s) { return Chunks(s) * s.batch * s.kv_heads; }
 };
 
 // dk and dv: a CTA owns kWarps · kRows keys of one head of keys and walks over the queries of its
 // heads. Scores stand transposed, [keys, queries], so that they become left operands in place.
 template <typename T, int kDim, bool kDrop>
 __global__ void __launch_bounds__(kThreads, KeyGradientTile<kDim>::kMinBlocks)
-    KeyGradientKernel(const Attention s, const T* __restrict__ q, const T* __restrict__ k,
-                      const T* __restrict__ v, const float* __restrict__ log2_sum,
-                      const T* __restrict__ d_out, const float* __restrict__ delta,
-                      T* __restrict__ dk, T* __restrict__ dv) {
+    KeyGradientKernel(const Attention s, const int chunks, const T* __restrict__ q,
+                      const T* __restrict__ k, const T* __restrict__ v,
+                      const float* __restrict__ log2_sum, const T* __restrict__ d_out,
+                      const float* __restrict__ delta, T* __restrict__ dk, T* __restrict__ dv) {
   using Tile = KeyGradientTile<kDim>;
   constexpr int kMt = Tile::kMt, kN = Tile::kN, kQueries = Tile::kQueries, kRows = Tile::kRows;
   extern __shared__ __align__(16) unsigned char shared[];
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-  // The first keys have the most queries: their CTAs of all rows come first.
-  const int pairs = s.batch * s.kv_heads;
-  const int kv_head = blockIdx.x % pairs % s.kv_heads, row = blockIdx.x % pairs / s.kv_heads;
-  const int cta_begin = static_cast<int>(blockIdx.x / pairs) * kWarps * kRows;
+  const CtaPlace place(chunks, s.batch * s.kv_heads);
+  const int kv_head = place.pair % s.kv_heads, row = place.pair / s.kv_heads;
+  const int cta_begin = place.chunk * kWarps * kRows;
   const int own_begin = cta_begin + warp * kRows;
   const Row tokens = s.At(row);
   const int length = tokens.length;

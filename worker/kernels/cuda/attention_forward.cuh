@@ -5,17 +5,13 @@
 
 namespace mindforge::cuda {
 
-// A row's maximum is followed only when it grows by more than this (log2): probabilities then stay
-// below 2^8, and nearly all rescaling of the output falls away.
-inline constexpr float kSlack = 8;
-
 template <int kDim>
 struct ForwardTile {
   static constexpr int kMt = 2;                       // 16-row blocks of queries of a warp
-  static constexpr int kN = kDim <= 64 ? 8 : 4;       // 8-key blocks scored at a time
+  static constexpr int kN = 4;                        // 8-key blocks scored at a time
   static constexpr int kKeys = kDim <= 96 ? 64 : 32;  // of a tile
-  static constexpr bool kHold = kMt * kDim <= 192;
-  static constexpr int kMinBlocks = 2;
+  static constexpr bool kHold = kDim != 64 && kMt * kDim <= 192;
+  static constexpr int kMinBlocks = kDim <= 64 ? 3 : 2;
   static constexpr int kRows = 16 * kMt;
   static constexpr int kBytes = TileBytes<kDim>(kWarps * kRows + 4 * kKeys);
 };

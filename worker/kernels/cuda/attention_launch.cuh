@@ -24,8 +24,8 @@ void LaunchBackward(cudaStream_t stream, const Attention& s, const AttentionInpu
   Launch(QueryGradientKernel<T, kDim, kDrop>, Queries::Grid(s), kThreads,
          QueryGradientTile<kDim>::kBytes, stream, s, Queries::Chunks(s), in.q, in.k, in.v, g.out,
          g.log2_sum, g.d_out, g.dq, g.delta);
-  Launch(KeyGradientKernel<T, kDim, kDrop>, Keys::Grid(s), kThreads, Keys::kBytes, stream, s, in.q,
-         in.k, in.v, g.log2_sum, g.d_out, g.delta, g.dk, g.dv);
+  Launch(KeyGradientKernel<T, kDim, kDrop>, Keys::Grid(s), kThreads, Keys::kBytes, stream, s,
+         Keys::Chunks(s), in.q, in.k, in.v, g.log2_sum, g.d_out, g.delta, g.dk, g.dv);
 }
 
 template <typename T, int kDim>

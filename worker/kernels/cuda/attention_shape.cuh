@@ -12,6 +12,10 @@ inline constexpr float kLog2E = 1.44269504088896341f;
 // The log2 of a denominator that makes every probability of its query 0.
 inline constexpr float kHidden = 1e30f;
 
+// A row's maximum is followed only when it grows by more than this (log2): probabilities then stay
+// below 2^8, and nearly all rescaling of the output falls away.
+inline constexpr float kSlack = 8;
+
 // A row's tokens.
 struct Row {
   int64_t start;
@@ -51,6 +55,19 @@ struct Attention {
     if (starts == nullptr) return {static_cast<int64_t>(row) * length, length};
     const int64_t start = starts[row];
     return {start, static_cast<int>(starts[row + 1] - start)};
+  }
+};
+
+// The order of CTAs: of every kPairs pairs of a row and a head of keys, which share the L2 cache,
+// the ones with the most work come first, so that the last of them are short.
+struct CtaPlace {
+  static constexpr int kPairs = 64;
+  int chunk, pair;
+  __device__ __forceinline__ CtaPlace(int chunks, int pairs) {
+    const int set = blockIdx.x / (kPairs * chunks), within = blockIdx.x % (kPairs * chunks);
+    const int count = min(kPairs, pairs - set * kPairs);
+    chunk = within / count;
+    pair = set * kPairs + within % count;
   }
 };
 

@@ -165,8 +165,7 @@ __device__ __forceinline__ void StoreRows(const float (&c)[kMt][kDim / 8][4],
 }
 
 // The queries that a CTA's warps own: `kRows` of one head each. The heads of a group are
-// neighbours, so that they share tiles of keys and values. CTAs of a row come in the order of
-// their work, the longest first.
+// neighbours, so that they share tiles of keys and values.
 template <int kRows>
 struct QueryPlace {
   int row, kv_head, head;
@@ -182,10 +181,10 @@ struct QueryPlace {
   static __host__ unsigned Grid(const Attention& s) { return Chunks(s) * s.batch * s.kv_heads; }
 
   __device__ __forceinline__ QueryPlace(const Attention& s, int chunks, int warp) {
-    const int chunk = chunks - 1 - static_cast<int>(blockIdx.x % chunks);
-    const int group = s.Group();
-    kv_head = blockIdx.x / chunks % s.kv_heads;
-    row = blockIdx.x / chunks / s.kv_heads;
+    const CtaPlace place(chunks, s.batch * s.kv_heads);
+    const int chunk = chunks - 1 - place.chunk, group = s.Group();
+    kv_head = place.pair % s.kv_heads;
+    row = place.pair / s.kv_heads;
     tokens = s.At(row);
     const int units = (tokens.length + kRows - 1) / kRows * group;
     empty = chunk * kWarps >= units;
