@@ -22,11 +22,10 @@ bool FitsTensorCores(const Attention& s, std::initializer_list<const void*> oper
   return true;
 }
 
-// Whether the Hopper kernels may try. They copy whole tiles of 64 tokens, whatever row the last
-// ones belong to: values that are not finite would reach a shorter row's results by way of 0 · NaN.
+// Whether the Hopper kernels may try. Their tiles of 64 tokens run on into the next row, whose
+// values count 0 times: only where they are not finite does a row see its neighbour.
 bool FitsHopper(const Attention& s) {
-  return s.head_dim == 64 && !s.drops && s.key_mask == nullptr && s.starts == nullptr &&
-         s.length % 64 == 0;
+  return s.head_dim == 64 && !s.drops && s.key_mask == nullptr;
 }
 
 // f<head_dim>() where kernels of it exist.

@@ -25,8 +25,8 @@ void TensorForward(cudaStream_t stream, const Attention& s, const AttentionInput
 template <typename T, int kDim>
 void TensorBackward(cudaStream_t stream, const Attention& s, const AttentionInputs<T>& in,
                     const AttentionGradients<T>& gradients);
-// Rows of one length, a multiple of 64, of head_dim 64 on Hopper, without dropout and key masks.
-// False: nothing was enqueued, because the device is another or takes no tensor maps.
+// Head_dim 64 on Hopper, without dropout and key masks. False: nothing was enqueued, because the
+// device is another or takes no tensor maps.
 template <typename T>
 bool HopperForward(cudaStream_t stream, const Attention& s, const AttentionInputs<T>& in, T* out,
                    float* log2_sum);
