@@ -66,7 +66,7 @@ void TableMinimind<T>::Forward() {
 template <typename T>
 at::Tensor TableMinimind<T>::ListedLogits(at::Tensor* x) {
   Buffers& b = pass_.buffers;
-  const auto listed = static_cast<int64_t>(pass_.rows.logit_rows.size());
+  const int64_t listed = pass_.rows.listed;
   *x = b.x;
   if (!pass_.rows.all_logits) {
     *x = b.delta.narrow(0, 0, listed);  // nothing is added any more

@@ -1,6 +1,7 @@
 #include "worker/model/token_rows.h"
 
 #include <algorithm>
+#include <numeric>
 
 namespace mindforge {
 namespace {
@@ -20,32 +21,39 @@ int64_t UsefulLength(const uint8_t* mask, int64_t length) {
 void TokenRows::SetRows(const TokenSource& source, bool trim, bool fill) {
   batch = source.batch;
   longest = 0;
+  most = FilledUp(batch * source.length);
   starts.assign(1, 0);
-  ids.clear();
-  positions.clear();
-  rows.clear();
-  first_key.clear();
   for (int64_t row = 0; row < batch; ++row) {
-    const int64_t at = row * source.length;
-    const int64_t length = trim ? UsefulLength(source.mask + at, source.length) : source.length;
-    rows.insert(rows.end(), length, static_cast<int32_t>(row));
-    ids.insert(ids.end(), source.ids + at, source.ids + at + length);
-    for (int64_t i = 0; i < length; ++i) {
-      positions.push_back(static_cast<int32_t>(i));
-      if (source.documents == nullptr) continue;
-      const bool same = i > 0 && source.documents[at + i] == source.documents[at + i - 1];
-      first_key.push_back(same ? first_key.back() : static_cast<int32_t>(i));
-    }
+    const int64_t length =
+        trim ? UsefulLength(source.mask + row * source.length, source.length) : source.length;
     starts.push_back(starts.back() + length);
     longest = std::max(longest, length);
   }
   tokens = starts.back();
   size = fill ? FilledUp(tokens) : tokens;
-  most = FilledUp(batch * source.length);
-  ids.resize(size, 0);
-  positions.resize(size, 0);
-  rows.resize(size, 0);
-  if (source.documents != nullptr) first_key.resize(size, 0);
+  ids.resize(size);
+  positions.resize(size);
+  rows.resize(size);
+  first_key.resize(source.documents == nullptr ? 0 : size);
+  for (int64_t row = 0; row < batch; ++row) SetRow(source, row);
+  std::fill(ids.begin() + tokens, ids.end(), 0);
+  std::fill(positions.begin() + tokens, positions.end(), 0);
+  std::fill(rows.begin() + tokens, rows.end(), 0);
+  if (source.documents != nullptr) std::fill(first_key.begin() + tokens, first_key.end(), 0);
+}
+
+void TokenRows::SetRow(const TokenSource& source, int64_t row) {
+  const int64_t start = starts[row];
+  const int64_t length = starts[row + 1] - start;
+  const int64_t at = row * source.length;
+  std::copy_n(source.ids + at, length, ids.begin() + start);
+  std::iota(positions.begin() + start, positions.begin() + start + length, 0);
+  std::fill_n(rows.begin() + start, length, static_cast<int32_t>(row));
+  if (source.documents == nullptr) return;
+  for (int64_t i = 0; i < length; ++i) {
+    const bool same = i > 0 && source.documents[at + i] == source.documents[at + i - 1];
+    first_key[start + i] = same ? first_key[start + i - 1] : static_cast<int32_t>(i);
+  }
 }
 
 void TokenRows::SetTraining(const TokenSource& source, bool trim, bool fill) {
@@ -53,36 +61,44 @@ void TokenRows::SetTraining(const TokenSource& source, bool trim, bool fill) {
   counted = 0;
   for (int64_t i = 0; i < source.batch * source.length; ++i) counted += source.mask[i] != 0;
   all_logits = FilledUp(counted) >= size;
-  const int64_t listed = all_logits ? size : FilledUp(counted);
-  logit_rows.clear();
-  logit_places.assign(size, -1);
-  logit_targets.clear();
-  logit_mask.clear();
-  for (int64_t row = 0; row < batch; ++row) {
-    for (int64_t token = starts[row]; token < starts[row + 1]; ++token) {
-      const int64_t at = row * source.length + positions[token];
-      const bool counts = source.mask[at] != 0;
-      if (!counts && !all_logits) continue;
-      logit_places[token] = static_cast<int32_t>(logit_rows.size());
-      logit_rows.push_back(static_cast<int32_t>(token));
-      logit_targets.push_back(source.targets[at]);
-      logit_mask.push_back(counts ? 1 : 0);
+  listed = all_logits ? size : FilledUp(counted);
+  logit_targets.assign(listed, 0);
+  logit_mask.assign(listed, 0);
+  if (all_logits) {
+    logit_rows.clear();
+    logit_places.clear();
+    for (int64_t row = 0; row < batch; ++row) {
+      const int64_t at = row * source.length;
+      const int64_t length = starts[row + 1] - starts[row];
+      std::copy_n(source.targets + at, length, logit_targets.begin() + starts[row]);
+      std::transform(source.mask + at, source.mask + at + length, logit_mask.begin() + starts[row],
+                     [](uint8_t mask) { return static_cast<uint8_t>(mask != 0); });
     }
+    return;
   }
-  logit_rows.resize(listed, -1);
-  logit_targets.resize(listed, 0);
-  logit_mask.resize(listed, 0);
+  logit_rows.assign(listed, -1);
+  logit_places.assign(size, -1);
+  int64_t place = 0;
+  for (int64_t token = 0; token < tokens; ++token) {
+    const int64_t at = rows[token] * source.length + positions[token];
+    if (source.mask[at] == 0) continue;
+    logit_places[token] = static_cast<int32_t>(place);
+    logit_rows[place] = static_cast<int32_t>(token);
+    logit_targets[place] = source.targets[at];
+    logit_mask[place++] = 1;
+  }
 }
 
 void TokenRows::SetEvaluation(const TokenSource& source, int64_t keep) {
   SetRows(source, /*trim=*/false, /*fill=*/false);
   counted = 0;
   all_logits = keep == source.length;
+  listed = batch * keep;
   logit_rows.clear();
   logit_places.clear();
   logit_targets.clear();
   logit_mask.clear();
-  for (int64_t row = 0; row < batch; ++row) {
+  for (int64_t row = 0; row < batch && !all_logits; ++row) {
     for (int64_t i = starts[row + 1] - keep; i < starts[row + 1]; ++i) {
       logit_rows.push_back(static_cast<int32_t>(i));
     }

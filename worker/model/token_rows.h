@@ -33,13 +33,15 @@ struct TokenRows {
   std::vector<int32_t> positions;  // [size], in the row
   std::vector<int32_t> rows;       // [size], filling 0
   std::vector<int32_t> first_key;  // [size] with documents, else empty
-  // Rows whose logits are needed: all of `size` in order when `all_logits`, else those listed,
-  // filled up with -1; and each row's place in the list, -1 for those not listed.
+  // Rows whose logits are needed: all of `size` in order when `all_logits`, else the `listed` ones
+  // in logit_rows, filled up with -1. logit_places has each row's place in that list, -1 for those
+  // that are not in it; only for training.
   bool all_logits = false;
-  std::vector<int32_t> logit_rows;
-  std::vector<int32_t> logit_places;   // [size], empty for evaluation
-  std::vector<int64_t> logit_targets;  // [size or listed]
-  std::vector<uint8_t> logit_mask;     // 0 for filling and uncounted targets
+  int64_t listed = 0;
+  std::vector<int32_t> logit_rows;     // [listed], empty when all_logits
+  std::vector<int32_t> logit_places;   // [size], empty when all_logits
+  std::vector<int64_t> logit_targets;  // [listed], only for training
+  std::vector<uint8_t> logit_mask;     // the same; 0 for filling and uncounted targets
 
   // For training. Not `trim`: rows keep their length (the balance loss counts every token); not
   // `fill`: nothing is filled up (the plain attention needs a rectangle).
@@ -49,6 +51,7 @@ struct TokenRows {
 
  private:
   void SetRows(const TokenSource& source, bool trim, bool fill);
+  void SetRow(const TokenSource& source, int64_t row);
 };
 
 }  // namespace mindforge
