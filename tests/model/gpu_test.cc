@@ -99,7 +99,9 @@ std::vector<Microbatch> Microbatches(const ModelConfig& config) {
           SparseMicrobatch(config, /*documents=*/false), SparseMicrobatch(config, true)};
 }
 
-double Cosine(const at::Tensor& a, const at::Tensor& b) {
+double Cosine(const at::Tensor& first, const at::Tensor& second) {
+  const at::Tensor a = first.to(at::kDouble);
+  const at::Tensor b = second.to(at::kDouble);
   return (a * b).sum().item<double>() / (a.norm() * b.norm()).item<double>();
 }
 
@@ -163,11 +165,13 @@ TEST_F(GpuTest, SixteenBitGradientsPointTheSameWay) {
       const auto [cpu_loss, exact] = Compute(*Make(kind, kCpu), m);
       const auto [bfloat_loss, bfloat] = Compute(*Make(kind, kCuda, ComputeDtype::kBfloat16), m);
       const auto [half_loss, half] = Compute(*Make(kind, kCuda, ComputeDtype::kFloat16), m, 4096);
-      EXPECT_NEAR(cpu_loss, bfloat_loss, 0.01);
-      EXPECT_NEAR(cpu_loss, half_loss, 0.002);
-      // Rounding sends a few tokens to other experts.
-      EXPECT_GT(Cosine(exact, bfloat), kind.config.use_moe ? 0.99 : 0.998);
-      EXPECT_GT(Cosine(exact, half), kind.config.use_moe ? 0.995 : 0.9995);
+      // Rounding sends a few tokens to other experts, and where each has but one, that changes all
+      // of their output; the CPU's bfloat16 is as far off.
+      const bool alone = kind.config.use_moe && kind.config.num_experts_per_tok == 1;
+      EXPECT_NEAR(cpu_loss, bfloat_loss, alone ? 0.03 : 0.01);
+      EXPECT_NEAR(cpu_loss, half_loss, alone ? 0.01 : 0.002);
+      EXPECT_GT(Cosine(exact, bfloat), alone ? 0.98 : kind.config.use_moe ? 0.997 : 0.9995);
+      EXPECT_GT(Cosine(exact, half), alone ? 0.99 : kind.config.use_moe ? 0.998 : 0.9995);
     }
   }
 }
