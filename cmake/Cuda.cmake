@@ -25,8 +25,8 @@ function(mindforge_add_cuda_room name)
     get_filename_component(file "${source}" NAME)
     set(object "${CMAKE_CURRENT_BINARY_DIR}/${file}.o")
     add_custom_command(OUTPUT "${object}"
-      COMMAND ${CMAKE_CXX_COMPILER_LAUNCHER} "${MINDFORGE_NVCC}" -std=c++20 -O3 -Xcompiler
-        -fPIC,-Wall ${targets} -I "${CMAKE_SOURCE_DIR}" -MD -MF "${object}.d" -c "${source}"
+      COMMAND ${CMAKE_CXX_COMPILER_LAUNCHER} "${MINDFORGE_NVCC}" -std=c++20 -O3 -compress-mode=size
+        -Xcompiler -fPIC,-Wall ${targets} -I "${CMAKE_SOURCE_DIR}" -MD -MF "${object}.d" -c "${source}"
         -o "${object}"
       DEPENDS "${source}" DEPFILE "${object}.d" VERBATIM
       COMMENT "Compiling ${file} for ${MINDFORGE_CUDA_ARCHITECTURES}")

@@ -119,7 +119,8 @@ class Minimind {
   // pass.loss_scale, into `gradient`, float32 [trained_count()] on the device, and returns the loss
   // as a float32 scalar tensor on the device: sum of cross entropies of unmasked targets / their
   // number, plus MoE's auxiliary losses. Without an unmasked target loss and gradient are zero. On
-  // CUDA the call only enqueues; reading the loss waits.
+  // CUDA the call only enqueues, unless the model is a mixture, whose routing it waits for, or the
+  // microbatch lies on the device; reading the loss waits.
   // INVALID_ARGUMENT: shapes or dtypes differ from Microbatch's, T > max_position_embeddings, or an
   // id outside the vocabulary (checked where the ids are on the CPU).
   virtual absl::StatusOr<at::Tensor> ForwardBackward(const Microbatch& microbatch,
