@@ -231,6 +231,8 @@ void TakeSpools(Context& c, const WorkerReport& report) {
 // A disk that takes no checkpoint is to be seen where people look at the job.
 void TakeCheckpointFailures(Context& c, Job& job, const DeviceStatus& status) {
   if (job.checkpoint_failures == status.checkpoint_failures) return;
+  if (job.checkpoint_failures == 0) job.first_checkpoint_error = status.checkpoint_error;
+  if (status.checkpoint_failures == 0) job.first_checkpoint_error.clear();
   job.checkpoint_failures = status.checkpoint_failures;
   job.checkpoint_error = status.checkpoint_error;
   Touch(c, job);

@@ -322,9 +322,9 @@ struct Job : JobRecord {
   bool rank0_finished = false;    // this generation's rank 0 said FINISHED
   int64_t finished_at_step = 0;   // and at which step
   int restarts_without_step = 0;  // since the last step that was new
-  bool scale_asked = false;       // and not carried out yet
   int checkpoint_failures = 0;    // in a row, up to the newest
   std::string checkpoint_error;
+  std::string first_checkpoint_error;  // of those, as far as known; empty: the newest was written
   // When it last failed on each device, of late: on several, it is the cause itself.
   std::map<std::pair<WorkerId, std::string>, absl::Duration> failed_on;
   absl::Duration not_before = -absl::InfiniteDuration();  // retry_at on the monotonic clock

@@ -145,13 +145,18 @@ TEST(Workers, LostOnesHoldNoPlaceInTheLimit) {
 
 TEST_F(ReportsTest, ACheckpointThatCannotBeWrittenShowsInTheJob) {
   DeviceStatus& status = world_.agent("w1").trainers.at("cpu:0");
-  status.checkpoint_failures = 9;
-  status.checkpoint_error = "step 90: No space left on device";
-  world_.Call("w1");
+  const int64_t events = job().event_count;
+  for (int failures = 1; failures <= 9; ++failures) {
+    status.checkpoint_failures = failures;
+    status.checkpoint_error = absl::StrCat("step ", 10 * failures, ": No space left on device");
+    world_.Call("w1");
+  }
   EXPECT_EQ(job().checkpoint_failures, 9);
+  EXPECT_EQ(job().checkpoint_error, "step 90: No space left on device");
   EXPECT_EQ(job().reason,
-            "trains on 1 device; the last 9 checkpoints could not be written: step 90: No space "
-            "left on device");
+            "trains on 1 device; its checkpoints cannot be written since step 10: No space left on "
+            "device");
+  EXPECT_EQ(job().event_count, events + 1) << "one event, or they would push out all others";
   status.checkpoint_failures = 0;
   status.checkpoint_error.clear();
   world_.Call("w1");
