@@ -76,7 +76,7 @@ std::string WorkerReason(const sched::Worker& worker) {
   for (const auto& [device, faults] : worker.faults) {
     if (!IsSetAside(faults)) continue;
     if (reason.empty()) {
-      reason = absl::StrCat("device ", device, " ", sched::SetAsideInWords(faults));
+      reason = absl::StrCat("device ", device, " ", sched::SetAsideInWords(faults, JobId()));
     } else {
       ++more;
     }
@@ -226,7 +226,7 @@ void FillWorker(const sched::State& state, const sched::Worker& worker, v1::Work
     FillDevice(device, to->mutable_device());
     const auto faults = worker.faults.find(device.id);
     if (faults != worker.faults.end() && IsSetAside(faults->second)) {
-      SetTimestamp(faults->second.until_wall, to->mutable_set_aside_until());
+      SetTimestamp(faults->second.for_all.until_wall, to->mutable_set_aside_until());
       to->set_set_aside_reason(sched::FaultsInWords(faults->second));
     }
     const auto holder = state.holders.find({worker.id, device.id});

@@ -8,6 +8,14 @@
 namespace mindforge::sched {
 namespace {
 
+// For how long `job` alone is not to have it; null: that is not so.
+const SetAside* ForJob(const DeviceFaults& faults, const JobId& job) {
+  const auto found = faults.for_jobs.find(job);
+  return found == faults.for_jobs.end() || !IsUnfitFor(faults, job) ? nullptr : &found->second;
+}
+
+}  // namespace
+
 int FaultsForAll(const DeviceFaults& faults) {
   int own = 0;
   std::set<JobId> unfit_for;
@@ -26,8 +34,6 @@ bool IsUnfitFor(const DeviceFaults& faults, const JobId& job) {
                      [&](const DeviceFault& fault) { return fault.unfit && fault.job == job; });
 }
 
-}  // namespace
-
 absl::Duration SetAsideFor(int times) {
   return std::min(kFirstSetAside * (1 << std::clamp(times, 0, 10)), kLongestSetAside);
 }
@@ -38,7 +44,9 @@ int FaultsFor(const DeviceFaults& faults, const JobId& job) {
 }
 
 bool IsSetAside(const DeviceFaults& faults, const JobId& job, absl::Duration now) {
-  return now < faults.until && FaultsFor(faults, job) >= kFaultsToSetAside;
+  const SetAside* const for_job = ForJob(faults, job);
+  return (for_job != nullptr && now < for_job->until) ||
+         (now < faults.for_all.until && FaultsForAll(faults) >= kFaultsToSetAside);
 }
 
 std::string FaultsInWords(const DeviceFaults& faults) {
@@ -49,10 +57,14 @@ std::string FaultsInWords(const DeviceFaults& faults) {
       faults.in_a_row.back().text);
 }
 
-std::string SetAsideInWords(const DeviceFaults& faults) {
+std::string SetAsideInWords(const DeviceFaults& faults, const JobId& job) {
+  const SetAside* const for_job = ForJob(faults, job);
+  const absl::Time until = for_job == nullptr
+                               ? faults.for_all.until_wall
+                               : std::max(for_job->until_wall, faults.for_all.until_wall);
   return absl::StrCat("is set aside until ",
-                      absl::FormatTime("%H:%M:%SZ", faults.until_wall, absl::UTCTimeZone()),
-                      " after ", FaultsInWords(faults));
+                      absl::FormatTime("%H:%M:%SZ", until, absl::UTCTimeZone()), " after ",
+                      FaultsInWords(faults));
 }
 
 }  // namespace mindforge::sched

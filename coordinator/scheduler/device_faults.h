@@ -5,6 +5,7 @@
 // failure may be the job's own making is told apart in set_aside.h, which writes the memory.
 #pragma once
 
+#include <map>
 #include <string>
 #include <vector>
 
@@ -22,12 +23,18 @@ struct DeviceFault {
   std::string text;
 };
 
-// A device's faults since its last good run.
-struct DeviceFaults {
-  std::vector<DeviceFault> in_a_row;                 // oldest first, at most kMaxFaults
-  int times = 0;                                     // how often it was set aside for them
+// For how long somebody is not to have a device.
+struct SetAside {
+  int times = 0;                                     // how often it was
   absl::Duration until = -absl::InfiniteDuration();  // set aside before that, on both clocks
   absl::Time until_wall = absl::InfinitePast();
+};
+
+// A device's faults since its last good run.
+struct DeviceFaults {
+  std::vector<DeviceFault> in_a_row;   // oldest first, at most kMaxFaults
+  SetAside for_all;                    // for what counts against it whoever asks
+  std::map<JobId, SetAside> for_jobs;  // those it is unfit for, of `in_a_row`
 };
 
 inline constexpr size_t kMaxFaults = 16;  // the oldest goes
@@ -39,8 +46,13 @@ inline constexpr absl::Duration kLongestSetAside = absl::Hours(1);
 // How long it is set aside after it was so `times` times before: doubles.
 absl::Duration SetAsideFor(int times);
 
-// The faults that count when `job` asks for the device: those of the device itself, a worker's that
-// is unfit for two jobs, and what makes it unfit for this one.
+// The faults that count whoever asks for the device: its own, and a worker's that is unfit for two
+// jobs.
+int FaultsForAll(const DeviceFaults& faults);
+
+bool IsUnfitFor(const DeviceFaults& faults, const JobId& job);
+
+// The same when `job` asks, with what makes the device unfit for it.
 int FaultsFor(const DeviceFaults& faults, const JobId& job);
 
 // True when `job` is not to have it now; an empty id: nobody is. A time in the past asks whether it
@@ -49,7 +61,8 @@ bool IsSetAside(const DeviceFaults& faults, const JobId& job, absl::Duration now
 
 // "2 failures in a row, the last: CUDA error".
 std::string FaultsInWords(const DeviceFaults& faults);
-// "is set aside until 14:05:01Z after 2 failures in a row, the last: CUDA error".
-std::string SetAsideInWords(const DeviceFaults& faults);
+// "is set aside until 14:05:01Z after 2 failures in a row, the last: CUDA error", as it is for
+// `job`; an empty id: for everybody.
+std::string SetAsideInWords(const DeviceFaults& faults, const JobId& job);
 
 }  // namespace mindforge::sched

@@ -12,16 +12,21 @@ namespace {
 
 constexpr double kSlowStep = 3;  // a step may take so many times the last one's time
 
+void Expire(Context& c, SetAside& aside) {
+  if (c.now.mono < aside.until) {
+    FallsDue(c, aside.until);
+  } else {
+    aside.until = -absl::InfiniteDuration();
+  }
+}
+
 void ExpireLeases(Context& c) {
   std::vector<WorkerId> forgotten;
   for (auto& [id, worker] : c.state.workers) {
     const absl::Duration due = worker.lease_from + c.state.settings.worker_lease;
     for (auto& [device, faults] : worker.faults) {
-      if (c.now.mono < faults.until) {
-        FallsDue(c, faults.until);
-      } else {
-        faults.until = -absl::InfiniteDuration();
-      }
+      Expire(c, faults.for_all);
+      for (auto& [job, aside] : faults.for_jobs) Expire(c, aside);
     }
     if (!worker.lost && c.now.mono < due) {
       FallsDue(c, due);

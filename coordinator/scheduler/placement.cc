@@ -240,7 +240,8 @@ Placement Place(const PlacementRequest& request, const std::vector<Candidate>& a
       sound.push_back(candidate);
     } else {
       aside.push_back(absl::StrCat("device ", candidate.place.device, " of worker ",
-                                   candidate.worker_name, " ", SetAsideInWords(*candidate.faults)));
+                                   candidate.worker_name, " ",
+                                   SetAsideInWords(*candidate.faults, request.job)));
     }
   }
   if (aside.empty()) return PlaceAmong(request, all);

@@ -18,17 +18,24 @@ DeviceFaults* FaultsAt(State& state, const MemberPlace& place) {
   return faults == worker->second.faults.end() ? nullptr : &faults->second;
 }
 
-// True when the device is set aside for it.
-bool Add(Context& c, Worker& worker, const std::string& device, DeviceFault fault) {
+void Extend(Context& c, SetAside& aside) {
+  const absl::Duration pause = SetAsideFor(aside.times++);
+  aside.until = c.now.mono + pause;
+  aside.until_wall = c.now.wall + pause;
+  FallsDue(c, aside.until);
+}
+
+// True when the device is set aside for everybody by it.
+bool Add(Context& c, Worker& worker, const std::string& device, const DeviceFault& fault) {
   DeviceFaults& faults = worker.faults[device];
   if (faults.in_a_row.size() >= kMaxFaults) faults.in_a_row.erase(faults.in_a_row.begin());
-  const JobId job = fault.job;
-  faults.in_a_row.push_back(std::move(fault));
-  if (FaultsFor(faults, job) < kFaultsToSetAside) return false;
-  const absl::Duration pause = SetAsideFor(faults.times++);
-  faults.until = c.now.mono + pause;
-  faults.until_wall = c.now.wall + pause;
-  FallsDue(c, faults.until);
+  const int before = FaultsForAll(faults);
+  faults.in_a_row.push_back(fault);
+  std::erase_if(faults.for_jobs, [&](const auto& e) { return !IsUnfitFor(faults, e.first); });
+  if (fault.unfit) Extend(c, faults.for_jobs[fault.job]);
+  const int now = FaultsForAll(faults);
+  if (now == before || now < kFaultsToSetAside) return false;
+  Extend(c, faults.for_all);
   return true;
 }
 
@@ -73,7 +80,7 @@ void NoteFault(Context& c, Job& job, const MemberPlace& place, bool unfit,
   if (!Add(c, worker, place.device, fault)) return;
   c.out.log.push_back(absl::StrCat("worker ", worker.id.value(), " (", worker.name, "): device ",
                                    place.device, " ",
-                                   SetAsideInWords(worker.faults.at(place.device))));
+                                   SetAsideInWords(worker.faults.at(place.device), JobId())));
 }
 
 void NoteGoodRun(Context& c, Job& job, const MemberPlace& place) {

@@ -127,6 +127,23 @@ TEST_F(DeviceFaultsTest, AWorkerThatIsUnfitForAJobIsLeftOutForItAlone) {
   EXPECT_EQ(WorkerOf(other), "unfit-id") << world_.job(other).reason;
 }
 
+TEST_F(DeviceFaultsTest, WhatAWorkerLacksForOneJobSetsItAsideForNoOther) {
+  world_.AddWorker("w1");
+  const JobId sick = SubmitPatient("sick");
+  Fail(sick, FailureKind::kInternal);
+  Fail(sick, FailureKind::kInternal);
+  world_.Do(CancelJob{"sick", {"cancel", "d"}});
+  world_.RunAll();
+  Pass(kFirstSetAside);
+  ASSERT_NE(FaultsOn("w1"), nullptr);
+  ASSERT_FALSE(IsSetAside(*FaultsOn("w1"), JobId(), world_.now.mono)) << "the minute is over";
+  const JobId job = world_.Submit("job");
+  Fail(job, FailureKind::kWorker);
+  ASSERT_NE(FaultsOn("w1"), nullptr);
+  EXPECT_TRUE(IsSetAside(*FaultsOn("w1"), job, world_.now.mono));
+  EXPECT_FALSE(IsSetAside(*FaultsOn("w1"), JobId("another-id"), world_.now.mono));
+}
+
 TEST_F(DeviceFaultsTest, AnUnfitWorkerIsNotPreferredThoughEveryOtherDeviceIsHeld) {
   world_.AddWorker("unfit");
   world_.AddWorker("w2");
