@@ -99,7 +99,7 @@ TEST(NumericsProcess, AnotherPinIsTheWorkersMisfitAndNotTheJobsFailure) {
   ASSERT_TRUE(reports.failure.has_value());
   EXPECT_EQ(reports.failure->kind(), v1::FAILURE_KIND_WORKER) << reports.failure->message();
   EXPECT_THAT(reports.failure->message(), HasSubstr("cpu/somewhere/else"));
-  EXPECT_THAT(reports.failure->message(), HasSubstr("mindforge job repin"));
+  EXPECT_THAT(reports.failure->message(), HasSubstr("an agent and a trainer of one build"));
 }
 
 // Two ranks that see other files: neither is known to be wrong.

@@ -64,10 +64,11 @@ absl::StatusOr<std::string> CheckNumerics(const TrainDevice& device, TrainDtype 
   for (const TrainingNumerics& numerics : NumericsOf(device)) {
     if (numerics.dtype != NameOf(dtype)) continue;
     if (device.signature.empty() || SameBits(numerics, device.signature)) return numerics.name;
-    return WorkerUnfit(absl::StrCat(
-        "this trainer computes with the numerics '", numerics.name, "', the job is pinned to '",
-        device.signature, "': give the worker an agent and a trainer of one build, or, to go on",
-        " with other last bits, pause the job and run `mindforge job repin`"));
+    return WorkerUnfit(
+        absl::StrCat("this trainer computes with the numerics '", numerics.name,
+                     "', the job is pinned to '", device.signature,
+                     "', which this worker's agent has: give the worker an agent and a trainer ",
+                     "of one build"));
   }
   return WorkerUnfit(absl::StrCat("this device does not train with ", NameOf(dtype)));
 }
