@@ -26,6 +26,8 @@ using google::protobuf::Reflection;
 
 constexpr size_t kMaxConfigBytes = 1 << 20;
 constexpr int kMaxDepth = 32;
+constexpr std::string_view kByteOrderMark = "\xef\xbb\xbf";
+
 std::string Describe(const YAML::Node& node) {
   if (node.IsMap()) return "keys and values";
   if (node.IsSequence()) return "a list";
@@ -173,6 +175,7 @@ int SecondDocument(std::string_view text) {
   const auto border = [](std::string_view line, std::string_view mark) {
     return line.starts_with(mark) && (line.size() == 3 || line[3] == ' ' || line[3] == '\t');
   };
+  if (text.starts_with(kByteOrderMark)) text.remove_prefix(kByteOrderMark.size());
   int number = 0, second = 0;
   bool begun = false, over = false;
   for (size_t at = 0; at < text.size();) {

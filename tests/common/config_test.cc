@@ -92,6 +92,7 @@ TEST(ParseYaml, RefusesASecondDocumentWithItsLine) {
   // Borders around one document are fine.
   for (const char* one :
        {"---\nname: one\n", "%YAML 1.2\n---\nname: one\n...\n", "name: one\n---\n# nothing more\n",
+        "\xef\xbb\xbf# jobs\n---\nname: one\n", "\xef\xbb\xbf---\nname: one\n",
         "name: \"a --- b\"\n", "name: |\n  one\n  ---\n  two\n"}) {
     EXPECT_EQ(Problem(one), "") << one;
   }
