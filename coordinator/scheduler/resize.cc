@@ -1,6 +1,7 @@
 // Running jobs that should have other devices than they have.
 #include <algorithm>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
@@ -30,6 +31,11 @@ std::string ScaledInWords(const Job& job) {
   return absl::StrCat("scaled to ", job.wish.min_workers, " to ", job.wish.max_workers, " workers");
 }
 
+void ScaleIsDone(Context& c, Job& job) {
+  if (!std::exchange(job.scale_asked, false)) return;
+  Save(c, job);
+}
+
 std::string WhyItGrows(const Job& job, int possible) {
   const int64_t microbatches = job.wish.accumulation_steps;
   const int world = static_cast<int>(job.members.size());
@@ -45,7 +51,7 @@ void GrowAsAsked(Context& c, Job& job, int next) {
     Explain(c, job, absl::StrCat(TrainsInWords(job), "; ", ScaledInWords(job), ", ", why));
   };
   if (next == 0) {
-    job.scale_asked = false;
+    ScaleIsDone(c, job);
     if (job.members.size() == static_cast<size_t>(job.wish.max_workers)) {
       return Explain(c, job, TrainsInWords(job));
     }
@@ -64,7 +70,7 @@ void GrowAsAsked(Context& c, Job& job, int next) {
   }
   const int possible = static_cast<int>(placement.ranks.size());
   const std::string why = WhyItGrows(job, possible);
-  job.scale_asked = false;
+  ScaleIsDone(c, job);
   RequestStop(c, job, StopPurpose::kResize, why);
 }
 
@@ -85,7 +91,7 @@ void GrowAndMove(Context& c, Job& job, bool may_grow) {
   if (job.state != JobState::kRunning || job.rank0_finished) return;
   const int world = static_cast<int>(job.members.size());
   if (world > job.wish.max_workers) {
-    job.scale_asked = false;
+    ScaleIsDone(c, job);
     return RequestStop(
         c, job, StopPurpose::kResize,
         absl::StrCat(ScaledInWords(job), ", has ", world, ": writes a checkpoint and stops"));

@@ -108,6 +108,7 @@ struct JobRecord {
   std::string dataset_digest;
   int64_t skipped_lines = 0;  // of the dataset, as malformed
   bool pause_requested = false;
+  bool scale_asked = false;  // and not carried out yet
   StopPurpose stop = StopPurpose::kNone;
   int64_t stop_sequence = 0;
   std::vector<WorldSizeChange> world_sizes;

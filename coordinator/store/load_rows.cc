@@ -45,6 +45,7 @@ absl::StatusOr<sched::JobRecord> ReadJob(const Statement& row) {
   job.retry_at = TimeFromRow(row.Int(29));
   job.exit_step = row.Int(30);
   RETURN_IF_ERROR(NumericsFromJson(row.Text(31), &job.numerics));
+  job.scale_asked = row.Int(32) != 0;
   return job;
 }
 
@@ -54,7 +55,7 @@ absl::Status LoadJobs(Database& database, Snapshot& snapshot) {
       " started_at, finished_at, revision, device_signature, dataset_digest, pause_requested, stop,"
       " stop_sequence, min_workers, max_workers, accumulation_steps, device, priority,"
       " checkpoint_dir, keep_last, keep_every, max_failures, members, world_sizes, skipped_lines,"
-      " retry_at, exit_step, numerics FROM jobs");
+      " retry_at, exit_step, numerics, scale_asked FROM jobs");
   rows.Bind();
   while (rows.Next()) {
     ASSIGN_OR_RETURN(sched::JobRecord job, ReadJob(rows));

@@ -118,6 +118,9 @@ UPDATE jobs SET numerics =
   CAST(json_array(json_array(1, 0, CAST(device_signature AS TEXT))) AS BLOB)
   WHERE length(device_signature) > 0;
 )sql",
+    R"sql(
+ALTER TABLE jobs ADD COLUMN scale_asked INTEGER NOT NULL DEFAULT 0;
+)sql",
 };
 
 }  // namespace

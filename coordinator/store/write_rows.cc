@@ -23,8 +23,8 @@ absl::Status WriteJobs(Database& database, const Changes& changes) {
                       " device_signature, dataset_digest, pause_requested, stop, stop_sequence,"
                       " min_workers, max_workers, accumulation_steps, device, priority,"
                       " checkpoint_dir, keep_last, keep_every, max_failures, members, world_sizes,"
-                      " skipped_lines, retry_at, exit_step, numerics)"
-                      " VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)")
+                      " skipped_lines, retry_at, exit_step, numerics, scale_asked)"
+                      " VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)")
             .Bind(job.id.value(), job.sequence, wish.name, job.spec, static_cast<int>(job.state),
                   job.reason, job.generation.value(), job.failures, TimeToRow(job.submitted_at),
                   TimeToRow(job.started_at), TimeToRow(job.finished_at), job.revision,
@@ -34,7 +34,7 @@ absl::Status WriteJobs(Database& database, const Changes& changes) {
                   wish.priority, wish.checkpoint_dir, wish.keep_last, wish.keep_every,
                   wish.max_failures, MembersToJson(job.members), WorldSizesToJson(job.world_sizes),
                   job.skipped_lines, TimeToRow(job.retry_at), job.exit_step,
-                  NumericsToJson(job.numerics))
+                  NumericsToJson(job.numerics), job.scale_asked)
             .Run());
   }
   return absl::OkStatus();

@@ -114,6 +114,20 @@ TEST(Scale, AboveWhatThereIsLeavesTheJobRunning) {
   EXPECT_EQ(world.job(job).state, JobState::kResizing) << world.job(job).reason;
 }
 
+TEST(Scale, IsCarriedOutAtOnceThoughTheCoordinatorDied) {
+  SchedulerWorld world;
+  world.AddWorker("w1");
+  const JobId job = world.Submit("job", 1, 1);
+  world.Obey("w1");
+  world.Do(ScaleJob{"job", 1, 2, {"s", "d"}});
+  world.RestartCoordinator();
+  world.Call("w1");
+  world.AddWorker("w2");
+  EXPECT_EQ(world.job(job).state, JobState::kResizing) << world.job(job).reason;
+  world.RestartCoordinator();
+  EXPECT_FALSE(world.job(job).scale_asked) << "it is being done";
+}
+
 TEST(Scale, ActsAtOnceWhereDevicesAreFree) {
   SchedulerWorld world;
   world.AddWorker("w1", 4);

@@ -90,7 +90,7 @@ sched::JobRecord FullJob() {
   job.dataset_digest = "digest";
   job.skipped_lines = 12;
   job.retry_at = absl::FromUnixMicros(1'700'000'000'000'003);
-  job.pause_requested = true;
+  job.pause_requested = job.scale_asked = true;
   job.stop = sched::StopPurpose::kResize;
   job.stop_sequence = 4;
   job.world_sizes = {{Generation(1), Step(0), 2}, {Generation(3), Step(50), 1}};
@@ -132,6 +132,7 @@ TEST_P(StoreContract, GivesAJobBackAsItWas) {
   EXPECT_EQ(got.retry_at, job.retry_at);
   EXPECT_EQ(got.skipped_lines, 12);
   EXPECT_TRUE(got.pause_requested);
+  EXPECT_TRUE(got.scale_asked);
   EXPECT_EQ(got.stop, job.stop);
   EXPECT_EQ(got.stop_sequence, 4);
   ASSERT_EQ(got.world_sizes.size(), 2u);
