@@ -113,7 +113,10 @@ class InferenceAgentService::Call : public grpc::ServerUnaryReactor,
       case ParkedCall::Act::kNothing:
         return;
       case ParkedCall::Act::kPark:
-        return service_.Park(self);
+        service_.Park(self);
+        // Whoever ended it before it was parked found nothing to forget.
+        if (IsOver()) service_.Forget(*this);
+        return;
       case ParkedCall::Act::kAnswer:
         service_.Forget(*this);
         Fill(service_.desired_.Desired(id_), response_);
@@ -122,6 +125,11 @@ class InferenceAgentService::Call : public grpc::ServerUnaryReactor,
         service_.Forget(*this);
         return Finish(ToGrpcStatus(refusal));
     }
+  }
+
+  bool IsOver() {
+    MutexLock lock(mutex_);
+    return machine_.over();
   }
 
   InferenceAgentService& service_;

@@ -107,6 +107,8 @@ class WorkerAgentService::Call : public grpc::ServerUnaryReactor,
   void Wait() {
     auto self = shared_from_this();
     if (!service_.Park(id_, self)) return Hurry();
+    // Whoever ended it before it was parked found nothing to forget.
+    if (IsOver()) return service_.Forget(id_, this);
     const std::weak_ptr<Call> weak = self;
     auto subscription = service_.core_.Watch(id_, [weak] {
       if (auto call = weak.lock()) call->LookAgain();
@@ -127,6 +129,11 @@ class WorkerAgentService::Call : public grpc::ServerUnaryReactor,
           });
     }
     LookAgain();  // it may have changed before the subscription
+  }
+
+  bool IsOver() {
+    MutexLock lock(mutex_);
+    return machine_.over();
   }
 
   void LookAgain() {
