@@ -303,9 +303,10 @@ grpc::Status Forward::Interrupted(const std::string& worker, const std::string& 
       "the inference worker", worker.empty() ? "" : " ", worker, " was lost in mid-stream after ",
       delivered_.size(), " tokens (", delivered_deltas_, " deltas) of weights ",
       started_.has_value() ? started_->weights_version() : "", " were delivered: ", why);
-  if (sequences_ == 1) {
-    absl::StrAppend(&message, ". To go on, send the same request with these tokens as ",
-                    "resume_token_ids and seed ", seed);
+  if (sequences_ == 1 && wants_token_ids_) {
+    absl::StrAppend(&message, ". To go on, send the same request with these tokens ",
+                    resumed_ > 0 ? "after those it had in" : "as", " resume_token_ids and seed ",
+                    seed);
     if (started_.has_value() && !ContinuesExactly(started_->numerics_id())) {
       absl::StrAppend(&message, "; the numerics ", started_->numerics_id(),
                       " depend on what else is computed, so what follows may differ from what"

@@ -11,6 +11,7 @@ namespace mindforge {
 namespace {
 
 using ::testing::HasSubstr;
+using ::testing::Not;
 
 TEST_F(GatewayTest, PassesAStreamThrough) {
   FakeWorker worker("a");
@@ -250,7 +251,23 @@ TEST_F(GatewayTest, SaysWhatWasDeliveredWhenAStreamCannotBeContinued) {
   EXPECT_TRUE(absl::IsUnavailable(heard.status));
   EXPECT_EQ(GetReason(heard.status), "STREAM_INTERRUPTED");
   EXPECT_THAT(std::string(heard.status.message()), HasSubstr("4 tokens"));
+  EXPECT_THAT(std::string(heard.status.message()), HasSubstr("these tokens as resume_token_ids"));
   EXPECT_EQ(heard.ids, Numbers(4));
+}
+
+TEST_F(GatewayTest, SaysHowToGoOnWithWhatTheCallerHas) {
+  FakeWorker dying("a");
+  Register(dying);
+  dying.Set({.die_after = 4});
+  v1::GenerateRequest resumed = Request(9);
+  resumed.add_resume_token_ids(100);
+  EXPECT_THAT(std::string(Generate(resumed).status.message()),
+              HasSubstr("these tokens after those it had in resume_token_ids"));
+  v1::GenerateRequest text_alone = Request(9);
+  text_alone.mutable_output()->set_token_ids(false);
+  const std::string message(Generate(text_alone).status.message());
+  EXPECT_THAT(message, Not(HasSubstr("resume_token_ids")));
+  EXPECT_THAT(message, HasSubstr("Send the request again"));
 }
 
 // What a library multiplies depends on the rows beside it: another worker would go on with tokens
