@@ -50,8 +50,7 @@ absl::Status Serve(const v1::WorkerConfig& config) {
   MF_LOG(INFO) << "worker " << identity->worker_id() << " (" << options.name << ") offers "
                << devices.size() << (devices.size() == 1 ? " device" : " devices") << " to "
                << options.coordinator << ", metrics on port " << metrics->port();
-  agent.Run();
-  return absl::OkStatus();
+  return agent.Run();
 }
 
 }  // namespace
@@ -92,5 +91,7 @@ int main(int argc, char** argv) {
   if (status.ok()) status = Serve(config);
   if (status.ok()) return 0;
   MF_LOG(ERROR) << status.message();
-  return absl::IsInvalidArgument(status) ? 2 : 1;
+  // What does not mend itself is told apart, so that nobody starts the program again for it: a
+  // configuration, and another agent with this one's id, which would only be replaced in turn.
+  return absl::IsInvalidArgument(status) || absl::IsAborted(status) ? 2 : 1;
 }

@@ -64,6 +64,19 @@ TEST_F(AgentTest, TellsAFailureOnce) {
                          testing::Pair("rank 0: data.path: line 3 is no JSON", 1)));
 }
 
+// As with a copy of its data folder on another machine.
+TEST_F(AgentTest, EndsWithItsTrainersWhenAnotherAgentHasTakenItsPlace) {
+  StartAgent();
+  coordinator_.Want({Desired("wait")});
+  ASSERT_TRUE(coordinator_.WaitUntil(IsTraining));
+  const pid_t trainer = TrainerPid(coordinator_.heard());
+  coordinator_.RefuseWith(Error(absl::StatusCode::kAborted, "AGENT_REPLACED", "another is there"));
+  thread_.join();
+  EXPECT_EQ(GetReason(outcome_), "AGENT_REPLACED") << outcome_;
+  EXPECT_NE(kill(trainer, 0), 0) << "it is gone and reaped";
+  agent_.reset();
+}
+
 TEST_F(AgentTest, ItsSuccessorTellsWhatItLeft) {
   farewell_ = absl::ZeroDuration();
   StartAgent();

@@ -81,7 +81,7 @@ class AgentTest : public testing::Test {
     agent_ = std::make_unique<Agent>(options_, *devices, *identity_, *registry_,
                                      *MakeChannel(options_.coordinator, options_.client));
     // Trainers die with the thread that runs the agent.
-    thread_ = std::thread([this] { agent_->Run(); });
+    thread_ = std::thread([this] { outcome_ = agent_->Run(); });
   }
   void StopAgent() {
     if (agent_ == nullptr) return;
@@ -100,6 +100,7 @@ class AgentTest : public testing::Test {
   std::unique_ptr<MetricsRegistry> registry_;
   std::unique_ptr<Agent> agent_;
   std::thread thread_;
+  absl::Status outcome_;  // of the agent's run, once it has ended
 };
 
 }  // namespace mindforge

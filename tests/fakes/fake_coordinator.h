@@ -8,10 +8,13 @@
 #include <memory>
 #include <set>
 #include <string>
+#include <utility>
 #include <vector>
 
+#include "absl/status/status.h"
 #include "common/check.h"
 #include "common/grpc_server.h"
+#include "common/grpc_status.h"
 #include "common/mutex.h"
 #include "mindforge/v1/worker_agent_service.grpc.pb.h"
 
@@ -50,6 +53,13 @@ class FakeCoordinator : public v1::WorkerAgentService::Service {
   void Want(const std::vector<v1::DesiredDevice>& desired) {
     MutexLock lock(mutex_);
     desired_ = desired;
+    ++version_;
+    changed_.SignalAll();
+  }
+  // Every later call ends so; OK: none does.
+  void RefuseWith(absl::Status status) {
+    MutexLock lock(mutex_);
+    refusal_ = std::move(status);
     ++version_;
     changed_.SignalAll();
   }
@@ -97,6 +107,7 @@ class FakeCoordinator : public v1::WorkerAgentService::Service {
   grpc::Status Synchronize(grpc::ServerContext* context, const v1::SynchronizeRequest* request,
                            v1::SynchronizeResponse* response) override {
     MutexLock lock(mutex_);
+    if (!refusal_.ok()) return ToGrpcStatus(refusal_);
     const int64_t call = ++calls_;
     if (request->incarnation() != incarnation_) call_numbers_.clear();
     incarnation_ = request->incarnation();
@@ -175,6 +186,7 @@ class FakeCoordinator : public v1::WorkerAgentService::Service {
   mutable Mutex mutex_;
   CondVar changed_;
   bool away_ ABSL_GUARDED_BY(mutex_) = false;
+  absl::Status refusal_ ABSL_GUARDED_BY(mutex_);
   int64_t calls_ ABSL_GUARDED_BY(mutex_) = 0;
   int64_t version_ ABSL_GUARDED_BY(mutex_) = 1;
   std::string incarnation_ ABSL_GUARDED_BY(mutex_);

@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "absl/random/random.h"
+#include "common/error_details.h"
 #include "common/grpc_client.h"
 #include "common/grpc_status.h"
 #include "common/logging.h"
@@ -37,6 +38,12 @@ bool IsRefusal(const absl::Status& status) {
   return absl::IsInvalidArgument(status) || absl::IsUnauthenticated(status) ||
          absl::IsPermissionDenied(status) || absl::IsFailedPrecondition(status) ||
          absl::IsAlreadyExists(status) || absl::IsResourceExhausted(status);
+}
+
+// Two agents with one id: only the coordinator knows which came last, and it may forget. This one
+// must not be there to be taken for the newer one then.
+bool IsReplaced(const absl::Status& status) {
+  return absl::IsAborted(status) && GetReason(status) == "AGENT_REPLACED";
 }
 
 absl::Duration FromProto(const google::protobuf::Duration& duration) {
@@ -102,15 +109,16 @@ void Agent::Adopt() {
   }
 }
 
-void Agent::Run() {
+absl::Status Agent::Run() {
   Adopt();
-  while (!Drained()) {
+  while (replaced_.ok() && !Drained()) {
     supervisor_.Apply(desired_, drain_started_ != absl::InfiniteDuration());
     StartCallIfDue();
     WaitForEvent();
     CollectCalls();
   }
   supervisor_.KillAll();
+  return replaced_;
 }
 
 bool Agent::IsCallDue(absl::Duration now) const {
@@ -224,6 +232,10 @@ void Agent::Conclude(const Call& call) {
 }
 
 void Agent::Failed(const absl::Status& status) {
+  if (IsReplaced(status)) {
+    replaced_ = status;
+    return;
+  }
   ++failures_in_a_row_;
   metrics_.SetReachable(false);
   if (const std::string failure = status.ToString(); failure != last_failure_) {

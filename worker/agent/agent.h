@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "absl/status/status.h"
 #include "absl/time/time.h"
 #include "common/clock.h"
 #include "common/metrics.h"
@@ -32,8 +33,10 @@ class Agent {
   Agent& operator=(const Agent&) = delete;
 
   // Works until RequestDrain, then stops the trainers at a checkpoint, tells the coordinator what
-  // became of them, and returns. The trainers die with the calling thread.
-  void Run();
+  // became of them, and returns OK. ABORTED (AGENT_REPLACED) once the coordinator says that another
+  // agent has this one's id and place: its trainers are killed then. The trainers die with the
+  // calling thread.
+  absl::Status Run();
 
   // Thread-safe. Run returns within drain_timeout and a few seconds.
   void RequestDrain();
@@ -72,6 +75,7 @@ class Agent {
   int64_t desired_version_ = 0;
   int failures_in_a_row_ = 0;
   std::string last_failure_;
+  absl::Status replaced_;  // not OK: by another agent, whose trainers are the ones that count
   bool stop_ordered_ = false;
   absl::Duration drain_started_ = absl::InfiniteDuration();
   absl::Duration trainers_gone_ = absl::InfiniteDuration();
