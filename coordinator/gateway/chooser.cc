@@ -57,6 +57,10 @@ absl::Status NobodyServes(const ChooseInput& input, const std::string& name) {
   for (const InferenceWorker& worker : input.workers) {
     if (worker.deployment == name && worker.draining) {
       absl::StrAppend(&why, "; ", worker.name, " is draining");
+    } else if (worker.deployment == name && input.needs_tools && !worker.renders_tools) {
+      absl::StrAppend(&why, "; ", worker.name,
+                      " is of a build that knows no tools, tool_calls and reasoning_content: "
+                      "upgrade it");
     } else if (!worker.load_error.empty()) {
       absl::StrAppend(&why, "; ", worker.name, ": ", Truncate(worker.load_error, 300));
     }
@@ -70,6 +74,7 @@ absl::Status NobodyServes(const ChooseInput& input, const std::string& name) {
 bool Serves(const InferenceWorker& worker, const std::string& name, const ChooseInput& input) {
   if (worker.deployment != name || !worker.ready || worker.draining) return false;
   if (input.excluded.contains(worker.id)) return false;
+  if (input.needs_tools && !worker.renders_tools) return false;
   if (!input.weights_version.empty() && worker.weights_version != input.weights_version) {
     return false;
   }

@@ -27,6 +27,7 @@ struct ChooseInput {
   // A continuation goes only where the same bits come out. Empty: any.
   std::string weights_version;
   std::string numerics_id;
+  bool needs_tools = false;  // only those that render tools and reasoning
 };
 
 // The worker with the fewest requests for its slots among those that serve the model. NOT_FOUND: no

@@ -14,6 +14,7 @@
 #include "common/numerics_id.h"
 #include "common/server_stream.h"
 #include "common/strings.h"
+#include "coordinator/gateway/chat_needs.h"
 #include "coordinator/gateway/worker_failure.h"
 
 namespace mindforge {
@@ -268,6 +269,7 @@ void Forward::Launch(std::optional<grpc::Status> last_failure) {
   WorkerWish wish;
   wish.model = request_.model();
   wish.excluded = tried_;
+  wish.needs_tools = NeedsTools(request_.chat());
   if (started_.has_value()) {
     wish.weights_version = started_->weights_version();
     wish.numerics_id = started_->numerics_id();

@@ -2,6 +2,7 @@
 
 #include <utility>
 
+#include "coordinator/gateway/chat_needs.h"
 #include "coordinator/gateway/generate_forward.h"
 #include "coordinator/gateway/unary_forward.h"
 
@@ -19,7 +20,9 @@ grpc::ServerUnaryReactor* InferenceGateway::GenerateUnary(grpc::CallbackServerCo
                                                           const v1::GenerateUnaryRequest* request,
                                                           v1::GenerateUnaryResponse* response) {
   return new UnaryForward<v1::GenerateUnaryRequest, v1::GenerateUnaryResponse>(
-      pool_, context, request->request().model(), request, response,
+      pool_, context,
+      {.model = request->request().model(), .needs_tools = NeedsTools(request->request().chat())},
+      request, response,
       [](v1::InferenceService::Stub& stub, auto* client, auto* in, auto* out, auto done) {
         stub.async()->GenerateUnary(client, in, out, std::move(done));
       });
@@ -29,7 +32,8 @@ grpc::ServerUnaryReactor* InferenceGateway::Tokenize(grpc::CallbackServerContext
                                                      const v1::TokenizeRequest* request,
                                                      v1::TokenizeResponse* response) {
   return new UnaryForward<v1::TokenizeRequest, v1::TokenizeResponse>(
-      pool_, context, request->model(), request, response,
+      pool_, context, {.model = request->model(), .needs_tools = NeedsTools(request->chat())},
+      request, response,
       [](v1::InferenceService::Stub& stub, auto* client, auto* in, auto* out, auto done) {
         stub.async()->Tokenize(client, in, out, std::move(done));
       });
@@ -39,7 +43,7 @@ grpc::ServerUnaryReactor* InferenceGateway::Detokenize(grpc::CallbackServerConte
                                                        const v1::DetokenizeRequest* request,
                                                        v1::DetokenizeResponse* response) {
   return new UnaryForward<v1::DetokenizeRequest, v1::DetokenizeResponse>(
-      pool_, context, request->model(), request, response,
+      pool_, context, {.model = request->model()}, request, response,
       [](v1::InferenceService::Stub& stub, auto* client, auto* in, auto* out, auto done) {
         stub.async()->Detokenize(client, in, out, std::move(done));
       });
@@ -49,7 +53,7 @@ grpc::ServerUnaryReactor* InferenceGateway::GetModelInfo(grpc::CallbackServerCon
                                                          const v1::GetModelInfoRequest* request,
                                                          v1::GetModelInfoResponse* response) {
   return new UnaryForward<v1::GetModelInfoRequest, v1::GetModelInfoResponse>(
-      pool_, context, request->model(), request, response,
+      pool_, context, {.model = request->model()}, request, response,
       [](v1::InferenceService::Stub& stub, auto* client, auto* in, auto* out, auto done) {
         stub.async()->GetModelInfo(client, in, out, std::move(done));
       });

@@ -36,6 +36,7 @@ absl::StatusOr<std::unique_ptr<WorkerLease>> InferencePool::Lease(const WorkerWi
   input.excluded = wish.excluded;
   input.weights_version = wish.weights_version;
   input.numerics_id = wish.numerics_id;
+  input.needs_tools = wish.needs_tools;
   input.workers = registry_.Live();
   input.deployments = desired_.Deployments();
   const absl::Duration now = clock_.MonotonicNow();

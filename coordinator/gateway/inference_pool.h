@@ -27,6 +27,7 @@ struct WorkerWish {
   std::set<WorkerId> excluded;
   std::string weights_version;  // with numerics_id: only a worker with these; empty: any
   std::string numerics_id;
+  bool needs_tools = false;  // it has tools, calls of them or reasoning to be rendered
 };
 
 class InferencePool;

@@ -34,6 +34,7 @@ InferenceWorker InferenceRegistry::Report(
   worker.requests_running = report.requests_running();
   worker.requests_waiting = report.requests_waiting();
   worker.slots = report.slots();
+  worker.renders_tools = report.renders_tools();
   MutexLock lock(mutex_);
   worker.last_seen = OwnNow();
   workers_[worker.id] = worker;

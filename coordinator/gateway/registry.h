@@ -35,7 +35,8 @@ struct InferenceWorker {
   int64_t requests_running = 0;
   int64_t requests_waiting = 0;
   int64_t slots = 0;
-  absl::Duration last_seen;  // on the registry's own time
+  bool renders_tools = false;  // of chats, and reasoning; an earlier build does not
+  absl::Duration last_seen;    // on the registry's own time
 };
 
 // The live inference workers. Thread-safe. `clock` is borrowed.

@@ -27,14 +27,14 @@ class UnaryForward : public grpc::ServerUnaryReactor {
   using Call = std::function<void(v1::InferenceService::Stub&, grpc::ClientContext*, const Request*,
                                   Response*, std::function<void(grpc::Status)>)>;
 
-  UnaryForward(InferencePool& pool, grpc::CallbackServerContext* context, std::string model,
+  UnaryForward(InferencePool& pool, grpc::CallbackServerContext* context, WorkerWish wish,
                const Request* request, Response* response, Call call)
       : pool_(pool),
         deadline_(WorkerDeadline(context->deadline())),
         request_(request),
         response_(response),
-        call_(std::move(call)) {
-    wish_.model = std::move(model);
+        call_(std::move(call)),
+        wish_(std::move(wish)) {
     Launch(std::nullopt);
   }
 

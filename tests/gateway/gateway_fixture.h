@@ -38,7 +38,7 @@ class GatewayTest : public ::testing::Test {
   }
 
   void Register(const FakeWorker& worker, const std::string& weights = "v1",
-                const std::string& numerics = "n1") {
+                const std::string& numerics = "n1", bool renders_tools = true) {
     v1::InferenceAgentServiceSynchronizeRequest report;
     report.set_worker_id(worker.name());
     report.set_name(worker.name());
@@ -47,6 +47,7 @@ class GatewayTest : public ::testing::Test {
     report.set_weights_version(weights);
     report.set_numerics_id(numerics);
     report.set_ready(true);
+    report.set_renders_tools(renders_tools);
     report.set_slots(32);
     registry_.Report(report);
   }

@@ -93,6 +93,7 @@ TEST_F(InferenceAgentTest, ServesWhatTheCoordinatorSaysAndReportsIt) {
   ASSERT_TRUE(EventuallyServes("v1"));
   EXPECT_EQ(registry_.Find(kWorker)->deployment, "poems");
   EXPECT_EQ(registry_.Find(kWorker)->numerics_id, "fake-1");
+  EXPECT_TRUE(registry_.Find(kWorker)->renders_tools);
   EXPECT_EQ(registry_.Find(kWorker)->slots, 4);
   Want(std::nullopt);
   EXPECT_TRUE(EventuallyReports([](const InferenceWorker& worker) { return !worker.ready; }));

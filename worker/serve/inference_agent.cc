@@ -73,6 +73,7 @@ v1::InferenceAgentServiceSynchronizeRequest InferenceAgent::Report(bool no_park)
   report.set_draining(state.draining);
   report.set_known_version(known_version_);
   report.set_no_park(no_park);
+  report.set_renders_tools(true);
   return report;
 }
 
