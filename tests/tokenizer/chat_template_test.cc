@@ -199,6 +199,14 @@ TEST(ChatTemplate, MiniMind2RefusesByNameWhatItsModelsNeverSaw) {
   }
 }
 
+TEST(ChatTemplate, MiniMind2TakesAnEmptyReasoningForNone) {
+  const ChatTemplate plain(Kind::kMiniMind2);
+  const auto with = plain.Render({{{"user", "a"}, {"assistant", "b", ""}}}, {});
+  const auto without = plain.Render({{{"user", "a"}, {"assistant", "b"}}}, {});
+  ASSERT_TRUE(with.ok()) << with.status();
+  EXPECT_EQ(with->text, without->text);
+}
+
 std::string Json(std::string_view source) { return nlohmann::json(source).dump(); }
 
 // A folder's tokenizer_config.json with this chat_template.

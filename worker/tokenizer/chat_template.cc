@@ -79,7 +79,8 @@ absl::Status CheckPlain(const Chat& chat) {
       wrong.push_back({where + "role", absl::StrCat("\"tool\" ", std::string(kRemedy))});
     }
     if (!message.tool_calls.empty()) wrong.push_back({where + "tool_calls", std::string(kRemedy)});
-    if (message.reasoning_content) {
+    // An empty one says that there was none: data of uniform columns have it everywhere.
+    if (message.reasoning_content && !message.reasoning_content->empty()) {
       wrong.push_back({where + "reasoning_content", std::string(kRemedy)});
     }
   }
