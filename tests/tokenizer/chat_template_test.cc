@@ -216,7 +216,7 @@ ChatTemplates Listed(const std::string& chat_template) {
   const auto tokenizer =
       Tokenizer::FromJson(*json, absl::StrCat("{\"chat_template\": ", chat_template, "}"));
   EXPECT_TRUE(tokenizer.ok()) << tokenizer.status();
-  return ChatTemplates::Of((*tokenizer)->chat_templates());
+  return ChatTemplates::Of((*tokenizer)->chat_templates(), (*tokenizer)->chat_template_problem());
 }
 
 TEST(ChatTemplates, AListIsReadByName) {
@@ -249,11 +249,21 @@ TEST(ChatTemplates, AnUnknownTemplateInAListIsRefused) {
               HasSubstr("not one of MiniMind's"));
 }
 
-TEST(ChatTemplates, AWrongListIsAnError) {
-  EXPECT_THAT(
-      std::string(ParseTokenizerConfig(R"({"chat_template": [{"name": "a"}]})").status().message()),
-      HasSubstr("`chat_template` must be"));
-  EXPECT_FALSE(ParseTokenizerConfig(R"({"chat_template": {"default": "a"}})").ok());
+TEST(ChatTemplates, AnObjectIsReadByName) {
+  const std::string plain = Json(MiniMind2ChatTemplate());
+  EXPECT_TRUE(Listed(absl::StrCat(R"({"rag": "x", "default": )", plain, "}")).status().ok());
+}
+
+// The tokenizer encodes and decodes all the same, and another template of the list renders.
+TEST(ChatTemplates, WhatCannotBeReadIsRefusedForChatsAlone) {
+  for (const char* const wrong : {R"([{"template": "a"}])", R"(["a"])", R"({"default": 1})", "7"}) {
+    EXPECT_THAT(std::string(Listed(wrong).status().message()), HasSubstr("`chat_template` must be"))
+        << wrong;
+  }
+  const std::string plain = Json(MiniMind2ChatTemplate());
+  const ChatTemplates some =
+      Listed(absl::StrCat(R"([{"template": "a"}, {"name": "default", "template": )", plain, "}]"));
+  EXPECT_TRUE(some.Render({{{"user", "a"}}}, {}).ok()) << some.status();
 }
 
 }  // namespace

@@ -74,7 +74,8 @@ void RemoveEmptyThinks(RenderedChat* chat) {
 
 absl::StatusOr<std::unique_ptr<ConversationEncoder>> ConversationEncoder::For(
     const Tokenizer& tokenizer, const ConversationOptions& options) {
-  ChatTemplates templates = ChatTemplates::Of(tokenizer.chat_templates());
+  ChatTemplates templates =
+      ChatTemplates::Of(tokenizer.chat_templates(), tokenizer.chat_template_problem());
   if (!templates.status().ok()) {
     return absl::InvalidArgumentError(
         "the tokenizer's folder has no chat template that is known, which data.format: "

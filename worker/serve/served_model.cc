@@ -106,7 +106,8 @@ absl::StatusOr<LoadedModel> LoadModelFolder(const v1::DesiredModel& desired, Run
   model->asked_rope_scaling = desired.rope_scaling();
   model->rope_scaling = DescribeRopeScaling(folder.config);
   ASSIGN_OR_RETURN(model->tokenizer, LoadTokenizer(folder));
-  model->chat_templates = ChatTemplates::Of(model->tokenizer->chat_templates());
+  model->chat_templates = ChatTemplates::Of(model->tokenizer->chat_templates(),
+                                            model->tokenizer->chat_template_problem());
   model->own_prompt_style = OwnPromptStyle(folder, is_checkpoint, *model);
   Rename(desired, model.get());
   RETURN_IF_ERROR(CheckGeneration(folder));

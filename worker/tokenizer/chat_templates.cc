@@ -15,9 +15,13 @@ namespace {
 
 using Sources = std::map<std::string, std::string>;
 
-absl::StatusOr<ChatTemplate> RecogniseDefault(const Sources& sources) {
+absl::StatusOr<ChatTemplate> RecogniseDefault(const Sources& sources, const std::string& problem) {
   if (const auto found = sources.find(kDefaultTemplate); found != sources.end()) {
     return ChatTemplate::Recognise(found->second);
+  }
+  if (!problem.empty()) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(problem, "; mend the model's tokenizer folder, or send the prompt as text"));
   }
   if (sources.empty()) return ChatTemplate::Recognise("");
   std::vector<std::string> names;
@@ -30,8 +34,9 @@ absl::StatusOr<ChatTemplate> RecogniseDefault(const Sources& sources) {
 
 }  // namespace
 
-ChatTemplates ChatTemplates::Of(const std::map<std::string, std::string>& sources) {
-  ChatTemplates templates(RecogniseDefault(sources));
+ChatTemplates ChatTemplates::Of(const std::map<std::string, std::string>& sources,
+                                const std::string& problem) {
+  ChatTemplates templates(RecogniseDefault(sources, problem));
   if (const auto found = sources.find(kToolUseTemplate); found != sources.end()) {
     templates.tool_use_ = ChatTemplate::Recognise(found->second);
   }

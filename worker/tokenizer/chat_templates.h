@@ -15,8 +15,10 @@ namespace mindforge {
 // A value type.
 class ChatTemplates {
  public:
-  // Of Jinja sources by name (Tokenizer::chat_templates()).
-  static ChatTemplates Of(const std::map<std::string, std::string>& sources);
+  // Of Jinja sources by name (Tokenizer::chat_templates()). `problem`: why one may be missing
+  // (Tokenizer::chat_template_problem()).
+  static ChatTemplates Of(const std::map<std::string, std::string>& sources,
+                          const std::string& problem = "");
 
   // Whether a chat can be rendered at all; else why not and what to do (INVALID_ARGUMENT).
   absl::Status status() const { return default_.status(); }

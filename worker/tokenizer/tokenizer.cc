@@ -102,6 +102,7 @@ struct Tokenizer::Rep {
   bool use_regex;
   std::string digest;
   std::map<std::string, std::string> chat_templates;
+  std::string chat_template_problem;
   std::optional<int32_t> bos_id;
   std::optional<int32_t> eos_id;
   std::optional<int32_t> pad_id;
@@ -158,6 +159,7 @@ absl::StatusOr<std::unique_ptr<Tokenizer>> Tokenizer::FromJson(std::string_view 
     rep->eos_id = id_of(config.eos_token);
     rep->pad_id = id_of(config.pad_token);
     rep->chat_templates = std::move(config.chat_templates);
+    rep->chat_template_problem = std::move(config.chat_template_problem);
   }
   return std::unique_ptr<Tokenizer>(new Tokenizer(std::move(rep)));
 }
@@ -197,6 +199,7 @@ const std::string& Tokenizer::digest() const { return rep_->digest; }
 const std::map<std::string, std::string>& Tokenizer::chat_templates() const {
   return rep_->chat_templates;
 }
+const std::string& Tokenizer::chat_template_problem() const { return rep_->chat_template_problem; }
 std::optional<int32_t> Tokenizer::bos_id() const { return rep_->bos_id; }
 std::optional<int32_t> Tokenizer::eos_id() const { return rep_->eos_id; }
 std::optional<int32_t> Tokenizer::pad_id() const { return rep_->pad_id; }

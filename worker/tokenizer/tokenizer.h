@@ -74,6 +74,8 @@ class Tokenizer {
   // Jinja sources by name, as tokenizer_config.json lists them; a single one is "default".
   // chat_template.jinja stands over it, additional_chat_templates/NAME.jinja beside it.
   const std::map<std::string, std::string>& chat_templates() const;
+  // Why tokenizer_config.json's cannot be read, or not all of them; empty when they can.
+  const std::string& chat_template_problem() const;
 
  private:
   struct Rep;

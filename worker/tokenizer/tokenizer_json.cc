@@ -228,28 +228,27 @@ std::string TokenName(const Json& value) {
   return "";
 }
 
-// A string, or a list of {name, template}.
-absl::StatusOr<std::map<std::string, std::string>> ParseChatTemplates(const Json& value) {
-  std::map<std::string, std::string> templates;
-  if (value.is_null()) return templates;
-  if (value.is_string()) {
-    templates[kDefaultTemplate] = value.get<std::string>();
-    return templates;
-  }
-  const auto wrong = [] {
-    return absl::InvalidArgumentError(
-        "tokenizer_config.json: `chat_template` must be a string, or a list of objects with a "
-        "`name` and a `template`");
+// A string, a list of {name, template}, or an object of templates by name. One that is none of
+// these is a problem of chats alone.
+void ParseChatTemplates(const Json& value, TokenizerConfig* config) {
+  std::map<std::string, std::string>& templates = config->chat_templates;
+  const auto add = [&](const Json& name, const Json& source) {
+    if (name.is_string() && source.is_string()) {
+      templates[name.get<std::string>()] = source.get<std::string>();
+    } else {
+      config->chat_template_problem =
+          "tokenizer_config.json: `chat_template` must be a string, or a list of objects with a "
+          "`name` and a `template`";
+    }
   };
-  if (!value.is_array()) return wrong();
-  for (const Json& entry : value) {
-    if (!entry.is_object()) return wrong();
-    const Json& name = Member(entry, "name");
-    const Json& source = Member(entry, "template");
-    if (!name.is_string() || !source.is_string()) return wrong();
-    templates[name.get<std::string>()] = source.get<std::string>();
+  if (value.is_null()) return;
+  if (value.is_array()) {
+    for (const Json& entry : value) add(Member(entry, "name"), Member(entry, "template"));
+  } else if (value.is_object()) {
+    for (const auto& [name, source] : value.items()) add(name, source);
+  } else {
+    add(kDefaultTemplate, value);
   }
-  return templates;
 }
 
 }  // namespace
@@ -280,7 +279,7 @@ absl::StatusOr<TokenizerConfig> ParseTokenizerConfig(std::string_view text) {
   config.bos_token = TokenName(Member(root, "bos_token"));
   config.eos_token = TokenName(Member(root, "eos_token"));
   config.pad_token = TokenName(Member(root, "pad_token"));
-  ASSIGN_OR_RETURN(config.chat_templates, ParseChatTemplates(Member(root, "chat_template")));
+  ParseChatTemplates(Member(root, "chat_template"), &config);
   return config;
 }
 

@@ -41,6 +41,7 @@ struct TokenizerConfig {
   std::string eos_token;
   std::string pad_token;
   std::map<std::string, std::string> chat_templates;  // by name; a single one is "default"
+  std::string chat_template_problem;  // why some or all of them cannot be read; "" when all can
 };
 
 absl::StatusOr<TokenizerConfig> ParseTokenizerConfig(std::string_view text);
