@@ -135,6 +135,14 @@ v1::PromptStyle Style(const Folder& folder, v1::PromptStyle asked = v1::PROMPT_S
   return loaded->model->prompt_style;
 }
 
+TEST(ServedModel, AContextOfOneTokenHasNoPlaceForACanary) {
+  ModelConfig config = Config();
+  config.max_position_embeddings = 1;
+  const Folder folder(config);
+  const auto loaded = Load(folder.Desire());
+  EXPECT_TRUE(loaded.ok()) << loaded.status();
+}
+
 TEST(ServedModel, TakesThePromptStyleOfTheDeploymentElseOfTheFolderElseOfItsTemplate) {
   Folder folder;
   folder.Edit("tokenizer_config.json",

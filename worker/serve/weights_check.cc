@@ -83,6 +83,7 @@ absl::Status CheckCanary(ModelRunner& runner, int32_t bos_id) {
   const int64_t vocab = runner.vocab_size();
   const int64_t count =
       std::min({kCanaryTokens, runner.max_context() - 1, runner.max_batch_tokens()});
+  if (count < 1) return absl::OkStatus();  // a context that has no place for a prompt
   std::vector<int32_t> prompt;
   for (int64_t i = 0; i < count; ++i) {
     prompt.push_back(static_cast<int32_t>(i * vocab / count));
