@@ -107,6 +107,22 @@ TEST_F(TokenCacheTest, RebuildsADamagedCache) {
   }
 }
 
+TEST_F(TokenCacheTest, SaysAtOnceWhatMakingItAnewDoesNotCure) {
+  const std::string jsonl = "{\"text\": \"one two three four\"}\n";
+  ASSERT_TRUE(Open(jsonl).ok());
+  const std::string file = CacheFiles(".tokens").at(0);
+  fs::remove(file);
+  fs::create_symlink(file, file);  // ELOOP
+  int tokenized = 0;
+  options_.progress = [&](const TokenCacheProgress& progress) {
+    tokenized += progress.phase == TokenCacheProgress::Phase::kTokenizing;
+  };
+  const absl::Status status = Open(jsonl).status();
+  ASSERT_EQ(GetViolations(status).size(), 1u) << status;
+  EXPECT_EQ(GetViolations(status)[0].field, "data.cache_dir");
+  EXPECT_EQ(tokenized, 0);
+}
+
 TEST_F(TokenCacheTest, ListsBrokenLinesWithNumberAndReason) {
   const std::string problem = Problem(
       "{\"text\": \"fine\"}\n"

@@ -85,9 +85,18 @@ absl::StatusOr<Sources> FindSources(const TokenCacheOptions& options) {
   return AnotherDataset(options, Hex(sources->digest));
 }
 
-void RemoveDamaged(const std::string& path, const absl::Status& why) {
+// Removes the file of this inode: another may have made it anew already.
+void RemoveDamaged(const std::string& path, uint64_t inode, const absl::Status& why) {
+  struct stat info {};
+  if (::stat(path.c_str(), &info) != 0 || info.st_ino != inode) return;
   MF_LOG(WARNING) << "the token cache is damaged and made anew: " << why.message();
   ::unlink(path.c_str());
+}
+
+// Whether making the file anew may cure what keeps it from being mapped.
+bool IsCurable(const absl::Status& status) {
+  return status.ok() || absl::IsNotFound(status) || absl::IsDataLoss(status) ||
+         absl::IsPermissionDenied(status);
 }
 
 }  // namespace
@@ -108,18 +117,20 @@ absl::StatusOr<std::unique_ptr<TokenCache>> TokenCache::Open(const TokenCacheOpt
     return cache.ok() &&
            (options.malformed == MalformedLines::kSkip || (*cache)->skipped_lines() == 0);
   };
-  absl::StatusOr<std::unique_ptr<TokenCache>> cache = Map(path);
+  uint64_t inode = 0;
+  absl::StatusOr<std::unique_ptr<TokenCache>> cache = Map(path, &inode);
   if (usable(cache)) return cache;
   if (const absl::Status made = MakeDirs(options.cache_dir); !made.ok()) return OfCacheDir(made);
   const absl::StatusOr<UniqueFd> lock = TakeCacheLock(path + ".lock", options.progress);
   if (!lock.ok()) return OfCacheDir(lock.status());
   for (int attempt = 0; attempt < kAttempts; ++attempt) {
-    cache = Map(path);
+    cache = Map(path, &inode);
     if (usable(cache)) return cache;
-    if (absl::IsDataLoss(cache.status())) RemoveDamaged(path, cache.status());
+    if (!IsCurable(cache.status())) return OfCacheDir(cache.status());
+    if (absl::IsDataLoss(cache.status())) RemoveDamaged(path, inode, cache.status());
     if (lock->valid()) RemoveLeftovers(path);
     RETURN_IF_ERROR(BuildTokenFile(options, sources.files, tokenizer, sources.digest, path));
-    cache = Map(path);
+    cache = Map(path, &inode);
     if (usable(cache)) return cache;
   }
   return OfCacheDir(absl::UnavailableError(
@@ -127,11 +138,13 @@ absl::StatusOr<std::unique_ptr<TokenCache>> TokenCache::Open(const TokenCacheOpt
                    " times and cannot be read back: ", std::string(cache.status().message()))));
 }
 
-absl::StatusOr<std::unique_ptr<TokenCache>> TokenCache::Map(const std::string& path) {
+absl::StatusOr<std::unique_ptr<TokenCache>> TokenCache::Map(const std::string& path,
+                                                            uint64_t* inode) {
   UniqueFd fd(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
   if (!fd.valid()) return ErrnoStatus(errno, "cannot open", path);
   struct stat info {};
   if (::fstat(fd.get(), &info) != 0) return ErrnoStatus(errno, "cannot stat", path);
+  *inode = info.st_ino;
   const auto size = static_cast<size_t>(info.st_size);
   if (size < sizeof(TokenFileHeader)) return Unsound(path, "it is too short");
   void* const mapped = ::mmap(nullptr, size, PROT_READ, MAP_PRIVATE, fd.get(), 0);
@@ -196,11 +209,7 @@ void TokenCache::Check(uint64_t begin, uint64_t end) const {
     }
     damaged_block_ = block;
     if (damaged_.exchange(true)) continue;
-    // Another may have made it anew already.
-    struct stat info {};
-    if (::stat(path_.c_str(), &info) == 0 && info.st_ino == inode_) {
-      RemoveDamaged(path_, Unsound(path_, "one of its blocks is"));
-    }
+    RemoveDamaged(path_, inode_, Unsound(path_, "one of its blocks is"));
   }
 }
 

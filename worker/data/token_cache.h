@@ -55,7 +55,8 @@ class TokenCache {
   // with the files. Which cache it is, the digest of what is in the files decides
   // (source_digests.h). NOT_FOUND: no dataset. INVALID_ARGUMENT, kUnusableData: malformed lines
   // (file, number and reason of the first ten, and how many), or nothing to train on.
-  // FAILED_PRECONDITION, kAnotherDataset. With a violation of data.cache_dir: see OfCacheDir.
+  // FAILED_PRECONDITION, kAnotherDataset. Trouble with the cache that making it anew does not cure
+  // is told at once. With a violation of data.cache_dir: see OfCacheDir.
   static absl::StatusOr<std::unique_ptr<TokenCache>> Open(const TokenCacheOptions& options,
                                                           const Tokenizer& tokenizer);
   ~TokenCache();
@@ -91,7 +92,8 @@ class TokenCache {
   enum class BlockState : uint8_t { kUnknown, kSound };
 
   TokenCache() = default;
-  static absl::StatusOr<std::unique_ptr<TokenCache>> Map(const std::string& path);
+  // `inode`: set to the file's once it is open. NOT_FOUND: no file. DATA_LOSS: it is damaged.
+  static absl::StatusOr<std::unique_ptr<TokenCache>> Map(const std::string& path, uint64_t* inode);
   absl::Status TakeHeader();
   // Checks what of the payload's bytes [begin, end) was not checked yet.
   void Check(uint64_t begin, uint64_t end) const;
