@@ -179,6 +179,23 @@ TEST_F(DataTextTest, LeavesAByteOrderMarkOut) {
   EXPECT_EQ(*PlainTextOfLine((*reader)->NextBatch()->at(0)), "plain\n");
 }
 
+TEST_F(DataTextTest, PlainTextMayBeginWithABracket) {
+  const auto refused = [&](const std::string& content) {
+    const auto reader = JsonlReader::Open(dir_.Write("a.txt", content));
+    const auto lines = (*reader)->NextBatch();
+    for (const NumberedLine& line : *lines) {
+      if (!PlainTextOfLine(line).ok()) return true;
+    }
+    return false;
+  };
+  EXPECT_FALSE(refused("[\"Who goes there?\"] he asked.\nNobody said a word.\n"));
+  EXPECT_FALSE(refused("[\"a\", \"b\"] are two letters, \"c\" is a third\n"));
+  EXPECT_FALSE(refused("[1] See below.\n"));
+  EXPECT_TRUE(refused("[\"one text\", \"another\"]\n"));
+  EXPECT_TRUE(refused("[{\"text\": \"a bracket ] in a text\"},\n{\"text\": \"b\"}]\n"));
+  EXPECT_TRUE(refused("[{\"text\": \"" + std::string(5000, 'x') + "\"}]\n"));
+}
+
 // Python's json takes half a pair, and the tokenizers library then refuses the text.
 TEST_F(DataTextTest, RefusesHalfASurrogatePair) {
   EXPECT_THAT(ReadText(Line("whole \\ud83d\\ude00") + Line("half \\ud83d") + Line("\\ude00 half")),

@@ -6,6 +6,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "common/utf8.h"
+#include "nlohmann/json.hpp"
 
 namespace mindforge {
 namespace {
@@ -52,10 +53,29 @@ std::string_view WithoutSpace(std::string_view text) {
   return at == std::string_view::npos ? "" : text.substr(at);
 }
 
-// "[" and then something that a list of texts or objects goes on with.
+// Whether a bracket or a text that the line opens is still open at its end.
+bool IsUnclosed(std::string_view line) {
+  int depth = 0;
+  bool in_text = false;
+  for (size_t i = 0; i < line.size(); ++i) {
+    if (line[i] == '"') in_text = !in_text;
+    if (in_text) {
+      i += line[i] == '\\';
+    } else {
+      depth += line[i] == '[' || line[i] == '{';
+      depth -= line[i] == ']' || line[i] == '}';
+    }
+  }
+  return in_text || depth > 0;
+}
+
+// "[" and then something that a list of texts or objects goes on with, in a line that is JSON or
+// goes on in the next: a line of prose may begin with a bracket.
 bool BeginsAsJsonArray(std::string_view text) {
   text = WithoutSpace(text);
   if (!text.starts_with("[")) return false;
+  const std::string_view line = text.substr(0, text.find('\n'));
+  if (!IsUnclosed(line) && !nlohmann::json::accept(line)) return false;
   text = WithoutSpace(text.substr(1));
   if (text.starts_with("{")) {
     text = WithoutSpace(text.substr(1));
