@@ -113,6 +113,20 @@ TEST(Checkpoint, ReadsBackEqualAndServesAsAModelFolder) {
   EXPECT_EQ(folder->generation.top_k, 50);
 }
 
+TEST(Checkpoint, CarriesATemplateThatLiesInAFolderOfItsOwn) {
+  constexpr char kToolUse[] = "additional_chat_templates/tool_use.jinja";
+  const TempDir dir;
+  TinyJob job;
+  job.contents().tokenizer[kToolUse] = "{{ tools }}";
+  const std::string path = job.Write(dir.path());
+  EXPECT_TRUE(VerifyCheckpoint(path).ok()) << VerifyCheckpoint(path);
+  EXPECT_EQ(ReadTokenizerFiles(path)->texts, job.contents().tokenizer);
+  WriteBytes(path + "/" + kToolUse, "{{ other }}");
+  EXPECT_TRUE(absl::IsDataLoss(VerifyCheckpoint(path)));
+  EXPECT_TRUE(RemoveCheckpoint(path).ok());
+  EXPECT_FALSE(fs::exists(path));
+}
+
 TEST(Checkpoint, KeepsANotANumberLoss) {
   const TempDir dir;
   TinyJob job;

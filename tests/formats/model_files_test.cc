@@ -52,6 +52,20 @@ TEST(ModelFiles, GgufComesBackAsItWas) {
   }
 }
 
+TEST(ModelFiles, AnExportCarriesTheTemplateForTools) {
+  SampleModel model;
+  const ExportOptions options{
+      .format = ExportFormat::kHuggingFace, .out = model.dir.File("out"), .overwrite = true};
+  const std::string folder = model.Write();
+  std::filesystem::create_directory(folder + "/additional_chat_templates");
+  model.dir.Write("model/additional_chat_templates/tool_use.jinja", "{{ tools }}");
+  for (int time = 0; time < 2; ++time) {
+    const auto exported = ExportModel(folder, options);
+    ASSERT_TRUE(exported.ok()) << exported.status();
+    EXPECT_EQ(ReadBytes(options.out + "/additional_chat_templates/tool_use.jinja"), "{{ tools }}");
+  }
+}
+
 TEST(ModelFiles, LlamaRowsAreReorderedByPairs) {
   SampleModel model(/*tokenizer=*/true);
   model.config.num_hidden_layers = 1;

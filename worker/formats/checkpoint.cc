@@ -41,9 +41,7 @@ class FolderWriter {
   explicit FolderWriter(std::string folder) : folder_(std::move(folder)) {}
 
   absl::Status WriteText(const std::string& name, std::string_view text) {
-    ASSIGN_OR_RETURN(std::unique_ptr<DigestFile> file, DigestFile::Create(JoinPath(folder_, name)));
-    RETURN_IF_ERROR(file->Append(text));
-    ASSIGN_OR_RETURN(manifest_[name], file->Finish());
+    ASSIGN_OR_RETURN(manifest_[name], WriteFileOf(folder_, name, text));
     return absl::OkStatus();
   }
 
@@ -55,11 +53,7 @@ class FolderWriter {
 
   // Last: the manifest vouches for all that was written before.
   absl::Status Finish() {
-    const std::string text = ManifestToText(manifest_);
-    ASSIGN_OR_RETURN(std::unique_ptr<DigestFile> file,
-                     DigestFile::Create(JoinPath(folder_, kManifestName)));
-    RETURN_IF_ERROR(file->Append(text));
-    RETURN_IF_ERROR(file->Finish());
+    RETURN_IF_ERROR(WriteFileOf(folder_, kManifestName, ManifestToText(manifest_)));
     return SyncDir(folder_);
   }
 

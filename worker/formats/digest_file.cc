@@ -11,6 +11,7 @@
 #include "absl/strings/str_format.h"
 #include "common/durable_file.h"
 #include "common/status_macros.h"
+#include "worker/formats/checkpoint_names.h"
 
 namespace mindforge {
 namespace {
@@ -54,6 +55,18 @@ absl::StatusOr<FileDigest> DigestFile::Finish() {
   if (::fsync(fd_.get()) != 0) return ErrnoStatus(errno, "cannot sync", path_);
   if (::close(fd_.Release()) != 0) return ErrnoStatus(errno, "cannot close", path_);
   return FileDigest{bytes_, XXH3_64bits_digest(hash_)};
+}
+
+absl::StatusOr<FileDigest> WriteFileOf(const std::string& folder, const std::string& name,
+                                       std::string_view text) {
+  const std::string path = JoinPath(folder, name);
+  const bool nested = name.find('/') != std::string::npos;
+  if (nested) RETURN_IF_ERROR(MakeDirs(ParentOf(path)));
+  ASSIGN_OR_RETURN(const std::unique_ptr<DigestFile> file, DigestFile::Create(path));
+  RETURN_IF_ERROR(file->Append(text));
+  ASSIGN_OR_RETURN(const FileDigest digest, file->Finish());
+  if (nested) RETURN_IF_ERROR(SyncDir(ParentOf(path)));
+  return digest;
 }
 
 absl::StatusOr<FileDigest> DigestOfFile(const std::string& path) {

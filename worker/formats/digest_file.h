@@ -34,6 +34,11 @@ class DigestFile {
   int64_t bytes_ = 0;
 };
 
+// Writes the file `name` of `folder`, durably but for its name there; a sub-folder that `name`
+// begins with is made.
+absl::StatusOr<FileDigest> WriteFileOf(const std::string& folder, const std::string& name,
+                                       std::string_view text);
+
 // The digest of a file on disk, read in pieces. DATA_LOSS when the disk cannot read it.
 absl::StatusOr<FileDigest> DigestOfFile(const std::string& path);
 

@@ -4,6 +4,7 @@
 
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
 #include "common/durable_file.h"
 #include "common/json_parse.h"
 #include "common/status_macros.h"
@@ -29,8 +30,12 @@ absl::Status Bad(const std::string& what) {
   return absl::DataLossError(absl::StrCat(kManifestName, ": ", what));
 }
 
-bool IsPlainName(const std::string& name) {
-  return !name.empty() && name != "." && name != ".." && name.find('/') == std::string::npos;
+// A file of the folder, perhaps in a folder inside it, and none outside.
+bool IsInside(const std::string& name) {
+  for (const absl::string_view part : absl::StrSplit(name, '/')) {
+    if (part.empty() || part == "." || part == "..") return false;
+  }
+  return true;
 }
 
 }  // namespace
@@ -59,7 +64,7 @@ absl::StatusOr<Manifest> ManifestFromText(const std::string& text) {
     const bool typed = entry.is_object() && entry.value("bytes", Json()).is_number_integer() &&
                        entry.value("xxh3", Json()).is_string();
     FileDigest digest;
-    if (!typed || !IsPlainName(name) ||
+    if (!typed || !IsInside(name) ||
         !absl::SimpleHexAtoi(entry["xxh3"].get<std::string>(), &digest.xxh3)) {
       return Bad(absl::StrCat("the entry of \"", name, "\" is not sound"));
     }

@@ -27,11 +27,12 @@ using Json = nlohmann::json;
 constexpr int kIndent = 2;
 
 // What a model folder may hold, ours or another program's.
-constexpr std::array<std::string_view, 12> kKnownNames = {"config.json",
+constexpr std::array<std::string_view, 13> kKnownNames = {"config.json",
                                                           "generation_config.json",
                                                           "tokenizer.json",
                                                           "tokenizer_config.json",
                                                           "chat_template.jinja",
+                                                          "additional_chat_templates",
                                                           "special_tokens_map.json",
                                                           "added_tokens.json",
                                                           "vocab.json",
@@ -112,21 +113,15 @@ absl::Status CheckFileTarget(const std::string& path, bool overwrite) {
       absl::StrCat(path, " is a folder and is not replaced by a file; choose another --out"));
 }
 
-absl::Status WriteText(const std::string& path, const std::string& text) {
-  ASSIGN_OR_RETURN(const std::unique_ptr<DigestFile> file, DigestFile::Create(path));
-  RETURN_IF_ERROR(file->Append(text));
-  return file->Finish().status();
-}
-
 absl::Status WriteAll(const std::string& folder, const ModelFolderContents& contents) {
   for (const auto& [name, json] :
        {std::pair{"config.json", &contents.config},
         std::pair{"generation_config.json", &contents.generation_config}}) {
     const std::string text = json->dump(kIndent, ' ', false, Json::error_handler_t::replace);
-    RETURN_IF_ERROR(WriteText(JoinPath(folder, name), text + "\n"));
+    RETURN_IF_ERROR(WriteFileOf(folder, name, text + "\n"));
   }
   for (const auto& [name, text] : contents.texts) {
-    RETURN_IF_ERROR(WriteText(JoinPath(folder, name), text));
+    RETURN_IF_ERROR(WriteFileOf(folder, name, text));
   }
   const std::string weights = JoinPath(folder, "model.safetensors");
   const std::map<std::string, std::string> metadata = {{"format", "pt"}};

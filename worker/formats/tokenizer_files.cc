@@ -17,7 +17,8 @@ constexpr size_t kMaxBytes = size_t{256} << 20;
 constexpr char kTokenizerName[] = "tokenizer.json";
 constexpr char kConfigName[] = "tokenizer_config.json";
 constexpr char kTemplateName[] = "chat_template.jinja";
-constexpr std::array kNames = {kTokenizerName, kConfigName, kTemplateName};
+constexpr std::array kNames = {kTokenizerName, kConfigName, kTemplateName,
+                               "additional_chat_templates/tool_use.jinja"};
 
 // A string, or the one named so of a list of {name, template}.
 std::string DefaultTemplate(const Json& config) {
@@ -50,7 +51,7 @@ absl::StatusOr<TokenizerFiles> ReadTokenizerFiles(const std::string& path) {
     } else if (name == std::string_view(kConfigName)) {
       ASSIGN_OR_RETURN(files.config, ParseJson(*text, source));
       files.chat_template = DefaultTemplate(files.config);
-    } else if (!text->empty()) {
+    } else if (name == std::string_view(kTemplateName) && !text->empty()) {
       files.chat_template = *text;
     }
     files.texts[name] = *std::move(text);
