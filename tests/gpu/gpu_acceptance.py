@@ -52,6 +52,9 @@ def generate(cluster, device):
         answer = cluster.json("generate", "--model", "gpu", "-p", prompt, "--max-tokens", "32",
                               "--temperature", "0")
         answers.append(answer)
+    long = cluster.json("generate", "--model", "gpu", "-p", "The moon", "--max-tokens", "200",
+                        "--temperature", "0")
+    print(f"{device}, batch 1:", long.get("timings"))
     server.terminate()
     cluster.cli("model", "delete", "gpu")
     return answers
