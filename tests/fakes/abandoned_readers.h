@@ -68,8 +68,9 @@ inline std::unique_ptr<Subprocess> Abandon(const std::string& address, const std
 struct AbandonedOptions {
   // Called over and over while the streams are waited for: may make them have something to say.
   std::function<void()> meanwhile = [] {};
-  // What else in this process may have grown.
-  int64_t kept_bytes = 2 << 20;
+  // What else in this process may have grown: the job's own history does, by up to some MiB when
+  // it must go on for a minute. Of a thousand streams that stayed it would be tens.
+  int64_t kept_bytes = 8 << 20;
 };
 
 // Abandons streams and waits until this process has the descriptors and the memory that it had; for

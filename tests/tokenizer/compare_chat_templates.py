@@ -212,7 +212,7 @@ def check_refusals(helper, folder, chats):
         fields = ["tools"] if ours["tools"] else []
         for i, message in enumerate(ours["messages"]):
             fields += [f"messages[{i}].{field}" for field in ("reasoning_content", "tool_calls")
-                       if field in message]
+                       if message.get(field)]
             fields += [f"messages[{i}].role"] if message["role"] == "tool" else []
         missing = [field for field in fields if field not in error]
         if missing or (not fields and error):
