@@ -143,6 +143,17 @@ TEST_F(AgentTest, KillsAFrozenTrainerWhoseGenerationIsOver) {
   EXPECT_NE(kill(frozen, 0), 0);
 }
 
+// Its trainer compares what the job is pinned to with what it has itself.
+TEST_F(AgentTest, HandsTheJobsPinToTheTrainer) {
+  StartAgent();
+  v1::DesiredDevice desired = Desired("device");
+  desired.mutable_start()->mutable_device()->set_signature("cpu/what/the/job/began/with");
+  coordinator_.Want({desired});
+  ASSERT_TRUE(coordinator_.WaitUntil([](const Heard& heard) { return HasExit(heard); }));
+  EXPECT_EQ(coordinator_.heard().devices.at("cpu:0").exit().failure().message(),
+            "cpu:0 pinned to cpu/what/the/job/began/with");
+}
+
 TEST_F(AgentTest, ReportsAUsersFailureAndACrash) {
   StartAgent();
   coordinator_.Want({Desired("fail"), Desired("crash", 1, 0, "cpu:1")});

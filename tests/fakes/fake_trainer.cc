@@ -37,7 +37,10 @@ class FakeTrainer {
     start_ = order.start();
     const std::string mode = start_.spec().name();
     if (mode == "fail") std::fputs("data.path: line 3 is no JSON\n", stderr);
-    if (mode == "fail" || mode == "mutefail") return Fail();
+    if (mode == "fail" || mode == "mutefail") return Fail("data.path: line 3 is no JSON");
+    if (mode == "device") {
+      return Fail(start_.device().id() + " pinned to " + start_.device().signature());
+    }
     if (mode == "crash") {
       std::fputs("terminate called after throwing an instance of 'test'\n", stderr);
       return 7;
@@ -109,10 +112,10 @@ class FakeTrainer {
     Send(report);
   }
 
-  int Fail() {
+  int Fail(const std::string& message) {
     v1::TrainerReport report;
     report.mutable_failure()->set_kind(v1::FAILURE_KIND_USER);
-    report.mutable_failure()->set_message("data.path: line 3 is no JSON");
+    report.mutable_failure()->set_message(message);
     Send(report);
     return 1;
   }

@@ -142,7 +142,10 @@ void Supervisor::Start(size_t index, const v1::DesiredDevice& desired) {
     MutexLock lock(mutex_);
     Slot fresh;
     fresh.device = slots_[index].device;
+    // The device as it is, but the numerics that the job is pinned to, which its trainer checks.
+    const std::string pinned = start.device().signature();
     *start.mutable_device() = fresh.device;
+    start.mutable_device()->set_signature(pinned);
     fresh.start = start;
     if (start.has_store_socket()) {
       fresh.rendezvous = HostPort{options_.advertise, store->port}.ToString();
