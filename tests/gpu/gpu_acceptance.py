@@ -54,7 +54,7 @@ def generate(cluster, device):
         answers.append(answer)
     long = cluster.json("generate", "--model", "gpu", "-p", "The moon", "--max-tokens", "200",
                         "--temperature", "0")
-    print(f"{device}, batch 1:", long.get("timings"))
+    print(f"{device}, batch 1:", (long.get("results") or [long])[0].get("timings"))
     server.terminate()
     cluster.cli("model", "delete", "gpu")
     return answers
