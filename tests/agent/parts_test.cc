@@ -139,6 +139,20 @@ TEST(Devices, AutoIsEveryGpuElseOneSlot) {
   EXPECT_EQ((*devices)[0].signature(), (*devices)[1].signature());
 }
 
+TEST(Devices, GpusWithoutTheKernelsInstructionsAreNotOffered) {
+  const Hardware hardware{.cores = 4,
+                          .gpus = {{"T4", 1, 7, 5}, {"A100", 1, 8, 0}, {"T4", 1, 7, 5}}};
+  const auto automatic = MakeDevices({.automatic = true}, hardware, 0);
+  ASSERT_EQ(automatic->size(), 1u);
+  EXPECT_EQ((*automatic)[0].id(), "cuda:1");
+  const absl::Status named = MakeDevices({.cuda_indices = {1, 2}}, hardware, 0).status();
+  EXPECT_EQ(named.code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_THAT(std::string(named.message()), HasSubstr("cuda:2, but the T4 has compute capability"));
+  const auto alone = MakeDevices({.automatic = true}, {.gpus = {{"T4", 1, 7, 5}}}, 0);
+  ASSERT_EQ(alone->size(), 1u);
+  EXPECT_EQ((*alone)[0].id(), "cpu:0");
+}
+
 TEST(Devices, SlotsShareTheCores) {
   const Hardware hardware{.cores = 8};
   EXPECT_EQ((*MakeDevices({.cpu_slots = 2}, hardware, 0))[0].threads(), 4);

@@ -24,6 +24,15 @@ constexpr int kMaxGpus = 64;
 constexpr char kNoCuda[] =
     "this build has no CUDA: build with the cuda preset (`cmake --preset cuda`)";
 
+// The training kernels of GPUs use instructions that older ones do not have.
+constexpr int kOldestCapability = 8;
+// What is wrong with a GPU; empty: nothing that is known.
+std::string TooOld(const Hardware::Gpu& gpu) {
+  if (gpu.major == 0 || gpu.major >= kOldestCapability) return "";
+  return absl::StrCat("the ", gpu.model, " has compute capability ", gpu.major, ".", gpu.minor,
+                      ", training on GPUs needs ", kOldestCapability, ".0 or newer");
+}
+
 // NVIDIA's management library, loaded by hand: the agent runs where there is none as well.
 class Nvml {
  public:
@@ -214,7 +223,12 @@ absl::StatusOr<std::vector<v1::Device>> MakeDevices(const DeviceSpec& spec,
   DeviceSpec wanted = spec;
   if (spec.automatic) {
     for (size_t i = 0; i < hardware.gpus.size() && hardware.cuda_build; ++i) {
-      wanted.cuda_indices.push_back(static_cast<int>(i));
+      const std::string too_old = TooOld(hardware.gpus[i]);
+      if (too_old.empty()) {
+        wanted.cuda_indices.push_back(static_cast<int>(i));
+      } else {
+        MF_LOG(WARNING) << "cuda:" << i << " is not offered: " << too_old;
+      }
     }
     wanted.cpu_slots = wanted.cuda_indices.empty() ? 1 : 0;
     if (!hardware.gpus.empty() && !hardware.cuda_build) {
@@ -235,7 +249,12 @@ absl::StatusOr<std::vector<v1::Device>> MakeDevices(const DeviceSpec& spec,
                        hardware.gpus.size(), hardware.gpus.size() == 1 ? " GPU" : " GPUs",
                        " (nvidia-smi lists them; CUDA_VISIBLE_DEVICES may hide some)"));
     }
-    devices.push_back(CudaDevice(index, hardware.gpus[static_cast<size_t>(index)], threads));
+    const Hardware::Gpu& gpu = hardware.gpus[static_cast<size_t>(index)];
+    if (const std::string too_old = TooOld(gpu); !too_old.empty()) {
+      return absl::FailedPreconditionError(absl::StrCat("--devices names cuda:", index, ", but ",
+                                                        too_old, ": give --devices cpu:N"));
+    }
+    devices.push_back(CudaDevice(index, gpu, threads));
   }
   for (int i = 0; i < wanted.cpu_slots; ++i) {
     devices.push_back(CpuSlot(i, wanted.cpu_slots, hardware, threads));
