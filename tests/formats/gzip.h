@@ -9,9 +9,10 @@
 
 namespace mindforge {
 
-inline std::string Gzip(const std::string& content) {
+// `window` as deflateInit2 takes it: it says whether and which header there is.
+inline std::string Deflated(const std::string& content, int window, int level = 6) {
   z_stream stream{};
-  EXPECT_EQ(deflateInit2(&stream, 6, Z_DEFLATED, MAX_WBITS + 16, 8, Z_DEFAULT_STRATEGY), Z_OK);
+  EXPECT_EQ(deflateInit2(&stream, level, Z_DEFLATED, window, 9, Z_DEFAULT_STRATEGY), Z_OK);
   std::string out(deflateBound(&stream, content.size()) + 64, '\0');
   stream.next_in = reinterpret_cast<Bytef*>(const_cast<char*>(content.data()));
   stream.avail_in = static_cast<uInt>(content.size());
@@ -22,5 +23,7 @@ inline std::string Gzip(const std::string& content) {
   deflateEnd(&stream);
   return out;
 }
+
+inline std::string Gzip(const std::string& content) { return Deflated(content, MAX_WBITS + 16); }
 
 }  // namespace mindforge

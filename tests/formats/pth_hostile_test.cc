@@ -8,6 +8,7 @@
 
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include "tests/formats/gzip.h"
 #include "tests/formats/temp_dir.h"
 #include "worker/formats/pth.h"
 
@@ -256,23 +257,9 @@ struct RawZip {
   }
 };
 
-std::string Deflated(const std::string& content) {
-  std::string out(compressBound(content.size()) + 64, '\0');
-  z_stream stream{};
-  EXPECT_EQ(deflateInit2(&stream, 9, Z_DEFLATED, -MAX_WBITS, 9, Z_DEFAULT_STRATEGY), Z_OK);
-  stream.next_in = reinterpret_cast<Bytef*>(const_cast<char*>(content.data()));
-  stream.avail_in = static_cast<uInt>(content.size());
-  stream.next_out = reinterpret_cast<Bytef*>(out.data());
-  stream.avail_out = static_cast<uInt>(out.size());
-  EXPECT_EQ(deflate(&stream, Z_FINISH), Z_STREAM_END);
-  out.resize(stream.total_out);
-  deflateEnd(&stream);
-  return out;
-}
-
 TEST(HostileZip, BombsAreRefusedBeforeTheyUnfold) {
   TempDir dir;
-  const std::string bomb = Deflated(std::string(1 << 20, '\0'));
+  const std::string bomb = Deflated(std::string(1 << 20, '\0'), -MAX_WBITS, 9);
   RawZip zip{.content = bomb, .method = 8, .bytes = 0xFFFFFF00};
   ExpectRefused(dir.Write("bomb.pth", zip.Build()), Status::kResourceExhausted, "claims");
   zip.bytes = 1000;  // lies: more comes out

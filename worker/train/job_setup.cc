@@ -281,18 +281,6 @@ absl::Status TakeData(const TrainOptions& options, ProgressSink& sink, JobSetup*
   return absl::OkStatus();
 }
 
-const char* NameOf(TrainDtype dtype) {
-  switch (dtype) {
-    case TrainDtype::kFloat32:
-      return "float32";
-    case TrainDtype::kBfloat16:
-      return "bfloat16";
-    case TrainDtype::kFloat16:
-      return "float16";
-  }
-  return "";
-}
-
 const char* NameOf(Schedule schedule) {
   return schedule == Schedule::kCosine ? "cosine" : "cosine_from_lr";
 }

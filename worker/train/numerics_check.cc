@@ -42,18 +42,6 @@ std::vector<TrainingNumerics> NumericsOf(const TrainDevice& device) {
   return CpuTrainingNumerics(cpu, device.threads);
 }
 
-const char* NameOf(TrainDtype dtype) {
-  switch (dtype) {
-    case TrainDtype::kFloat32:
-      return "float32";
-    case TrainDtype::kBfloat16:
-      return "bfloat16";
-    case TrainDtype::kFloat16:
-      return "float16";
-  }
-  return "";
-}
-
 }  // namespace
 
 absl::StatusOr<std::string> CheckNumerics(const TrainDevice& device, TrainDtype dtype) {

@@ -14,6 +14,18 @@
 namespace mindforge {
 
 enum class TrainDtype { kFloat32, kBfloat16, kFloat16 };
+// As training.dtype names it: "bfloat16".
+constexpr const char* NameOf(TrainDtype dtype) {
+  switch (dtype) {
+    case TrainDtype::kFloat32:
+      return "float32";
+    case TrainDtype::kBfloat16:
+      return "bfloat16";
+    case TrainDtype::kFloat16:
+      break;
+  }
+  return "float16";
+}
 // What a loss or gradient that is not finite means; types.proto's nan_policy.
 enum class NanPolicy { kStop, kSkip, kRollBack };
 
