@@ -196,10 +196,11 @@ std::string TrainsInWords(const Job& job) {
   const size_t world = job.members.size();
   std::string text = absl::StrCat("trains on ", world, world == 1 ? " device" : " devices");
   if (job.checkpoint_failures > 0) {
-    // The first alone: with each that follows the job would have another reason, and its newest
-    // events, all that is kept, would be these.
-    absl::StrAppend(&text, "; its checkpoints cannot be written since ",
-                    job.first_checkpoint_error);
+    // The first alone, since a restart of this program of what is heard then: with each that
+    // follows the job would have another reason, and its newest events, all that is kept, would be
+    // these.
+    absl::StrAppend(
+        &text, "; its checkpoints cannot be written, first known: ", job.first_checkpoint_error);
   }
   return text;
 }

@@ -154,8 +154,8 @@ TEST_F(ReportsTest, ACheckpointThatCannotBeWrittenShowsInTheJob) {
   EXPECT_EQ(job().checkpoint_failures, 9);
   EXPECT_EQ(job().checkpoint_error, "step 90: No space left on device");
   EXPECT_EQ(job().reason,
-            "trains on 1 device; its checkpoints cannot be written since step 10: No space left on "
-            "device");
+            "trains on 1 device; its checkpoints cannot be written, first known: step 10: No space "
+            "left on device");
   EXPECT_EQ(job().event_count, events + 1) << "one event, or they would push out all others";
   status.checkpoint_failures = 0;
   status.checkpoint_error.clear();
